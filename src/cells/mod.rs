@@ -1,0 +1,124 @@
+//! The numbers of each route on each thread: added to by that thread alone, read and summed by the reporter.
+
+mod histogram;
+mod lane;
+mod slot;
+
+use crate::sync::{AtomicU64, Ordering};
+
+pub(crate) use self::histogram::{BOUNDS_NANOS, BUCKETS, Bounds, Histogram, Samples};
+pub(crate) use self::lane::{Lane, Lanes, OwnLane};
+pub(crate) use self::slot::{Outer, Poll};
+
+use self::histogram::add;
+use crate::meter::{Outcome, Phase};
+
+/// The numbers of one route on one thread. Aligned so that no two threads write to one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct RouteCells {
+    polls: [Histogram; Phase::ALL.len()],
+    schedule_delay: Histogram,
+    request_duration: Histogram,
+    request_busy: Histogram,
+    /// Stalls that the reporter's full queue refused.
+    unreported_stalls: Histogram,
+    longest_poll: AtomicU64,
+    started: AtomicU64,
+    ended: [AtomicU64; Outcome::ALL.len()],
+}
+
+/// What the cells of one route held when they were read, all threads together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) polls: [Samples; Phase::ALL.len()],
+    pub(crate) schedule_delay: Samples,
+    pub(crate) request_duration: Samples,
+    pub(crate) request_busy: Samples,
+    pub(crate) unreported_stalls: Samples,
+    pub(crate) longest_poll: u64,
+    pub(crate) started: u64,
+    pub(crate) ended: [u64; Outcome::ALL.len()],
+}
+
+// === impl RouteCells ===
+
+impl RouteCells {
+    #[inline]
+    pub(crate) fn poll(&self, bounds: &Bounds, phase: Phase, ticks: u64) {
+        self.polls[phase as usize].add(bounds, ticks);
+        if ticks > self.longest_poll.load(Ordering::Relaxed) {
+            self.longest_poll.store(ticks, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn schedule_delay(&self, bounds: &Bounds, ticks: u64) {
+        self.schedule_delay.add(bounds, ticks);
+    }
+
+    pub(crate) fn unreported_stall(&self, bounds: &Bounds, ticks: u64) {
+        self.unreported_stalls.add(bounds, ticks);
+    }
+
+    #[inline]
+    pub(crate) fn start(&self) {
+        add(&self.started, 1, Ordering::Relaxed);
+    }
+
+    /// Accounts for a request that is over.
+    #[inline]
+    pub(crate) fn end(&self, bounds: &Bounds, outcome: Outcome, duration: u64, busy: u64) {
+        self.request_duration.add(bounds, duration);
+        self.request_busy.add(bounds, busy);
+        // Release, the partner of the Acquire in `read_ended`: who sees the end sees the start, on whatever thread it was.
+        add(&self.ended[outcome as usize], 1, Ordering::Release);
+    }
+
+    fn read_ended(&self, totals: &mut Totals) {
+        for (total, cell) in totals.ended.iter_mut().zip(&self.ended) {
+            *total += cell.load(Ordering::Acquire);
+        }
+    }
+
+    fn read_rest(&self, totals: &mut Totals) {
+        for (total, cells) in totals.polls.iter_mut().zip(&self.polls) {
+            cells.read_into(total);
+        }
+        self.schedule_delay.read_into(&mut totals.schedule_delay);
+        self.request_duration.read_into(&mut totals.request_duration);
+        self.request_busy.read_into(&mut totals.request_busy);
+        self.unreported_stalls.read_into(&mut totals.unreported_stalls);
+        totals.longest_poll = totals.longest_poll.max(self.longest_poll.load(Ordering::Relaxed));
+        totals.started += self.started.load(Ordering::Relaxed);
+    }
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// Sums the cells of one route over all threads.
+    ///
+    /// Ends are read before starts, so no request is seen to end that is not seen to start.
+    pub(crate) fn read<'a>(cells: impl Iterator<Item = &'a RouteCells> + Clone) -> Self {
+        let mut totals = Self::default();
+        cells.clone().for_each(|cells| cells.read_ended(&mut totals));
+        cells.for_each(|cells| cells.read_rest(&mut totals));
+        totals
+    }
+
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.iter().sum()
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.started - self.ended()
+    }
+
+    /// Polls of both phases.
+    pub(crate) fn all_polls(&self) -> Samples {
+        let mut all = Samples::default();
+        self.polls.iter().for_each(|polls| all.merge(polls));
+        all
+    }
+}

@@ -1,0 +1,200 @@
+//! The measurement of one request: it rides from the call through the future to the body, and its drop is the record.
+
+mod outcome;
+mod wake;
+
+use std::sync::Arc;
+use std::task::Context;
+
+pub(crate) use self::outcome::Outcome;
+pub use self::outcome::Phase;
+pub(crate) use self::wake::Wakes;
+
+use crate::cells::{Outer, OwnLane, Poll};
+use crate::report::{Finished, SpanRef};
+use crate::routes::{Method, RouteId};
+use crate::shared::Shared;
+
+/// Measures one request, or one instrumented task.
+///
+/// Started when it is made, accounted for when it is dropped, whatever happened in between.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    shared: Arc<Shared>,
+    route: RouteId,
+    is_request: bool,
+    phase: Phase,
+    /// How the request counts if it is dropped now.
+    outcome: Outcome,
+    /// When it began, in ticks.
+    start: u64,
+    /// Sum of its polls, in ticks.
+    busy: u64,
+    /// When its last poll ended.
+    polled_until: u64,
+    span: u64,
+    wakes: Wakes,
+}
+
+/// One poll that goes on. Its drop ends the poll, by return and by panic alike.
+struct Scope<'a> {
+    meter: &'a mut Meter,
+    lane: OwnLane,
+    outer: Option<Outer>,
+    start: u64,
+    was_panicking: bool,
+}
+
+// === impl Meter ===
+
+impl Meter {
+    /// Measures a request, but for one inside a request that the same monitor measures already.
+    #[inline]
+    pub(crate) fn request(shared: &Arc<Shared>, method: Method, route: Option<&str>) -> Option<Self> {
+        let lane = shared.own_lane();
+        let around = lane.slot.own();
+        if around.is_some_and(|poll| !shared.routes.is_task(poll.route)) {
+            return None;
+        }
+        let route = shared.lanes.route(&shared.routes, method, route);
+        lane.request_started();
+        Some(Self::start(shared, &lane, route, true))
+    }
+
+    /// Measures a background task.
+    pub(crate) fn task(shared: &Arc<Shared>, name: &str) -> Self {
+        let lane = shared.own_lane();
+        let route = shared.lanes.route(&shared.routes, Method::TASK, Some(name));
+        Self::start(shared, &lane, route, false)
+    }
+
+    #[inline]
+    fn start(shared: &Arc<Shared>, lane: &OwnLane, route: RouteId, is_request: bool) -> Self {
+        lane.cells(route).start();
+        let now = shared.clock.now();
+        Self {
+            shared: Arc::clone(shared),
+            route,
+            is_request,
+            phase: Phase::Handler,
+            outcome: Outcome::Cancelled,
+            start: now,
+            busy: 0,
+            polled_until: now,
+            span: SpanRef::current_id(),
+            wakes: Wakes::default(),
+        }
+    }
+
+    /// From now on polls are the body's.
+    pub(crate) fn enter_body(&mut self) {
+        self.phase = Phase::Body;
+    }
+
+    /// Says how the request counts if it is dropped from now on.
+    pub(crate) fn count_as(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Measures one poll, the delay since the wake that led to it included.
+    #[inline]
+    pub(crate) fn poll<R>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
+        let woken = self.wakes.take();
+        let scope = self.scope();
+        if let Some(woken) = woken {
+            scope.schedule_delay(woken);
+        }
+        let Self { wakes, shared, .. } = &mut *scope.meter;
+        wakes.poll(&shared.clock, cx, poll)
+    }
+
+    /// Measures one call as a poll.
+    #[inline]
+    pub(crate) fn measure<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        let _scope = self.scope();
+        call()
+    }
+
+    #[inline]
+    fn scope(&mut self) -> Scope<'_> {
+        let lane = self.shared.own_lane();
+        self.shared.alarm.wake();
+        let was_panicking = std::thread::panicking();
+        let start = self.shared.clock.now();
+        let poll = Poll { route: self.route, phase: self.phase, start, span: self.span };
+        let outer = Some(lane.slot.enter(poll));
+        Scope { meter: self, lane, outer, start, was_panicking }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let duration = self.shared.clock.now().saturating_sub(self.start);
+        let lane = self.shared.own_lane();
+        lane.cells(self.route).end(&self.shared.bounds, self.outcome, duration, self.busy);
+        if self.is_request {
+            lane.request_ended();
+        }
+    }
+}
+
+// === impl Scope ===
+
+impl Scope<'_> {
+    #[inline]
+    fn schedule_delay(&self, woken: u64) {
+        // A future that wakes itself could not have been polled before its poll was over.
+        let ready = woken.max(self.meter.polled_until);
+        let delay = self.start.saturating_sub(ready);
+        self.lane.cells(self.meter.route).schedule_delay(&self.meter.shared.bounds, delay);
+    }
+
+    /// A poll that lasted longer than the threshold: one message to the reporter, unless a poll inside it sent one.
+    #[cold]
+    fn stalled(&self, end: u64, nested: bool, stalled_inside: bool) {
+        if nested {
+            self.lane.stalled();
+        }
+        if stalled_inside {
+            return;
+        }
+        let shared = &self.meter.shared;
+        shared.locate(&self.lane);
+        let elapsed = end.saturating_sub(self.start);
+        let finished = Finished {
+            poll: Poll { route: self.meter.route, phase: self.meter.phase, start: self.start, span: self.meter.span },
+            ticks: elapsed,
+            threshold: shared.threshold(),
+            worker: self.lane.worker(),
+            held_up: shared.held_up_by(self.meter.route),
+            io_starved: self.lane.watched.is_starved(self.start),
+            rescued: self.lane.watched.is_rescued(self.start),
+            span: SpanRef::current(),
+        };
+        if !shared.inbox.finished(finished) {
+            self.lane.cells(self.meter.route).unreported_stall(&shared.bounds, elapsed);
+        }
+    }
+}
+
+impl Drop for Scope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let end = self.meter.shared.clock.now();
+        let elapsed = end.saturating_sub(self.start);
+        let nested = self.outer.as_ref().is_some_and(Outer::is_poll);
+        if let Some(outer) = self.outer.take() {
+            self.lane.slot.leave(outer);
+        }
+        self.meter.busy += elapsed;
+        self.meter.polled_until = end;
+        self.lane.cells(self.meter.route).poll(&self.meter.shared.bounds, self.meter.phase, elapsed);
+        let stalled_inside = self.lane.take_stalled_inside();
+        if elapsed > self.meter.shared.threshold() {
+            self.stalled(end, nested, stalled_inside);
+        }
+        if !self.was_panicking && std::thread::panicking() {
+            self.meter.outcome = Outcome::Panicked;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::meter::{Meter, Outcome};
+
+pin_project! {
+    /// A response body whose polls are measured. Made by [`StallService`](crate::StallService).
+    ///
+    /// The request is complete when the body ends, or says that it has ended, or has given as many bytes as it promised: servers
+    /// drop a body then without polling it once more.
+    #[derive(Debug)]
+    pub struct StallBody<B> {
+        #[pin]
+        inner: B,
+        meter: Option<Meter>,
+        complete: Outcome,
+        // Bytes still to come, where that is known.
+        remaining: Option<u64>,
+    }
+}
+
+impl<B> StallBody<B> {
+    pub(super) fn unmeasured(inner: B) -> Self {
+        Self { inner, meter: None, complete: Outcome::Cancelled, remaining: None }
+    }
+}
+
+impl<B: Body> StallBody<B> {
+    pub(super) fn measured(inner: B, mut meter: Meter, status: StatusCode, headers: &HeaderMap) -> Self {
+        let complete = Outcome::of(status);
+        if inner.is_end_stream() {
+            meter.count_as(complete);
+            return Self::unmeasured(inner);
+        }
+        meter.enter_body();
+        let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let remaining = promised.or_else(|| inner.size_hint().exact());
+        Self { inner, meter: Some(meter), complete, remaining }
+    }
+}
+
+impl<B: Body> Body for StallBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let Some(meter) = this.meter else {
+            return this.inner.poll_frame(cx);
+        };
+        let frame = ready!(meter.poll(cx, |cx| this.inner.as_mut().poll_frame(cx)));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(remaining), Some(data)) = (this.remaining.as_mut(), frame.data_ref()) {
+                    *remaining = remaining.saturating_sub(data.remaining() as u64);
+                }
+                let has_ended = this.inner.is_end_stream();
+                if has_ended || *this.remaining == Some(0) {
+                    meter.count_as(*this.complete);
+                }
+                if has_ended {
+                    *this.meter = None;
+                }
+            }
+            Some(Err(_)) => {
+                meter.count_as(Outcome::Error);
+                *this.meter = None;
+            }
+            None => {
+                meter.count_as(*this.complete);
+                *this.meter = None;
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,160 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{SpawnError, StallMonitor, ThresholdError, Watch};
+use crate::clock::Clock;
+use crate::report::{Hook, Stall};
+use crate::routes::Routes;
+use crate::shared::{RouteLabel, Shared};
+
+/// The options of a monitor. From [`StallMonitor::builder`].
+#[must_use = "a builder watches nothing until `spawn`"]
+pub struct StallMonitorBuilder {
+    stall_threshold: Duration,
+    runtime: Option<Handle>,
+    runtime_name: String,
+    max_routes: usize,
+    route_label: Option<RouteLabel>,
+    rescue: bool,
+    on_stall: Option<Hook>,
+    reports_per_minute: u32,
+}
+
+impl StallMonitorBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            stall_threshold: Duration::from_millis(25),
+            runtime: None,
+            runtime_name: "main".into(),
+            max_routes: 512,
+            route_label: None,
+            rescue: true,
+            on_stall: None,
+            reports_per_minute: 10,
+        }
+    }
+
+    /// A poll that takes longer is a stall. **Defaults to** 25 ms. Wall clock, monotonic; more than a day is taken as a day.
+    ///
+    /// A stall that lasts is seen at most 10 ms after it has passed the threshold on a machine that is not overloaded. Under 4 ms the
+    /// watchdog looks once a millisecond, which costs more.
+    pub fn stall_threshold(mut self, threshold: Duration) -> Self {
+        self.stall_threshold = threshold;
+        self
+    }
+
+    /// The runtime to watch. **Defaults to** the one that [`spawn`](Self::spawn) is called in.
+    ///
+    /// One monitor watches one runtime: give each runtime a monitor, with a [`runtime_name`](Self::runtime_name) of its own.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The value of the label `runtime`. **Defaults to** `main`.
+    pub fn runtime_name(mut self, name: impl Into<String>) -> Self {
+        self.runtime_name = name.into();
+        self
+    }
+
+    /// How many distinct (method, route) pairs are told apart, from 1 to 16384. **Defaults to** 512.
+    ///
+    /// Requests of any further pair count under the route `overflow`, and in `tower_stall_routes_overflowed_total`. Each
+    /// pair costs about 1.5 KiB for each thread that serves it, and up to 80 histogram series.
+    pub fn max_routes(mut self, routes: usize) -> Self {
+        self.max_routes = routes;
+        self
+    }
+
+    /// Names the routes of services that are not axum routers; `None` is `unmatched`. **Defaults to** `None` for all.
+    ///
+    /// Not asked where axum has matched a route. It is called once for each other request, in the poll path, so it should
+    /// be quick. Return patterns, never raw paths: each distinct value becomes label values, until
+    /// [`max_routes`](Self::max_routes) are known. Control characters, quotes and backslashes become `_`, and 256 bytes are kept.
+    pub fn route_label(
+        mut self,
+        label: impl Fn(&http::Method, &http::Uri) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.route_label = Some(Arc::new(label));
+        self
+    }
+
+    /// Whether to end driver starvation. **Defaults to** `true`.
+    ///
+    /// A tokio runtime of several workers has one worker look after all its timers and sockets. When that one is inside a long
+    /// poll, tokio wakes none of the idle others to take its place, and the whole application stands still. So while a
+    /// poll has lasted 5 ms or more, a task with nothing to do is woken every few milliseconds: an idle worker runs it, and takes the driver
+    /// over when it goes back to sleep.
+    ///
+    /// It cannot help a runtime of one thread, nor one whose workers are all held, nor the one task that the held worker
+    /// had next in its own slot (tokio's LIFO slot), which no other worker may take. And it cannot help the connection whose handler holds the
+    /// worker.
+    pub fn rescue(mut self, rescue: bool) -> Self {
+        self.rescue = rescue;
+        self
+    }
+
+    /// Calls a function for each finished stall, and at each report of one in progress (at 1 s, and each time its age has
+    /// doubled), whatever [`reports_per_minute`](Self::reports_per_minute) says.
+    ///
+    /// It runs on the reporter's thread, off the runtime. It may block; reports and metrics then wait, polls do not. A
+    /// panic in it is contained, and counted in `tower_stall_hook_panics_total`; stalls that found the reporter's queue of 1024 full are
+    /// counted in `tower_stall_events_dropped_total`. Do not keep a [`StallMonitor`] in it: the monitor would never end.
+    pub fn on_stall(mut self, hook: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Box::new(hook));
+        self
+    }
+
+    /// How many reports each route may write a minute, in a burst or spread. **Defaults to** 10; 0 writes none.
+    ///
+    /// Metrics, [`on_stall`](Self::on_stall) and [`recent_stalls`](StallMonitor::recent_stalls) are never limited. What is left out is
+    /// counted in `tower_stall_reports_suppressed_total` and in the next report's field `suppressed`.
+    pub fn reports_per_minute(mut self, reports: u32) -> Self {
+        self.reports_per_minute = reports;
+        self
+    }
+
+    /// Starts to watch: three threads and two small tasks inside the runtime. Nothing else in this crate starts any.
+    ///
+    /// The first call in a process compares the time stamp counter with the OS clock, which takes about a millisecond and 200 ms at most.
+    ///
+    /// Reports go to the `tracing` subscriber that is current here, or to the process-wide one if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Outside a runtime, unless one was given by [`runtime`](Self::runtime); if the runtime was built without timers or
+    /// without I/O; if an option is out of range; if a thread cannot be started. In a binary built with `panic = "abort"` a runtime without
+    /// timers or I/O aborts with tokio's own message instead, as tokio offers no other way to ask.
+    pub fn spawn(self) -> Result<StallMonitor, SpawnError> {
+        ThresholdError::check(self.stall_threshold)?;
+        if !(1..=Routes::MOST).contains(&self.max_routes) {
+            return Err(SpawnError::max_routes(self.max_routes));
+        }
+        if self.runtime_name.is_empty() {
+            return Err(SpawnError::runtime_name());
+        }
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => Handle::try_current().map_err(|_| SpawnError::no_runtime())?,
+        };
+        let shared = Shared::new(Clock::new(), runtime, &self.runtime_name, self.max_routes, self.route_label);
+        shared.set_threshold(self.stall_threshold);
+        let watch = Watch::start(shared, self.on_stall, self.reports_per_minute, self.rescue)?;
+        Ok(StallMonitor { watch: Arc::new(watch) })
+    }
+}
+
+impl fmt::Debug for StallMonitorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StallMonitorBuilder")
+            .field("stall_threshold", &self.stall_threshold)
+            .field("runtime_name", &self.runtime_name)
+            .field("max_routes", &self.max_routes)
+            .field("rescue", &self.rescue)
+            .field("reports_per_minute", &self.reports_per_minute)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,119 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cells::{BOUNDS_NANOS, Samples, Totals};
+use crate::report::Board;
+use crate::routes::Route;
+use crate::shared::Shared;
+
+/// What one route has done so far. From [`StallMonitor::routes`](crate::StallMonitor::routes).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteStats {
+    method: &'static str,
+    name: Arc<str>,
+    started: u64,
+    ended: u64,
+    polls: Samples,
+    longest_poll: Duration,
+    stalls: u64,
+    stolen: Duration,
+    stalled_for: Option<Duration>,
+}
+
+impl RouteStats {
+    pub(super) fn all(shared: &Shared, board: &Board) -> Vec<Self> {
+        let with_totals = shared.routes.iter().map(|(id, route)| (id, route, shared.totals(id)));
+        let seen = with_totals.filter(|(_, _, totals)| totals.started > 0);
+        let stats = seen.map(|(id, route, totals)| {
+            let mut stalls = totals.unreported_stalls;
+            board
+                .read()
+                .stalls
+                .get(&id)
+                .into_iter()
+                .flat_map(|by_cause| by_cause.values())
+                .for_each(|more| stalls.merge(more));
+            let now = shared.stalled().filter(|(_, poll, _)| poll.route == id).map(|(_, _, age)| age).max();
+            Self::new(shared, route, &totals, &stalls, now)
+        });
+        stats.collect()
+    }
+
+    fn new(shared: &Shared, route: &Route, totals: &Totals, stalls: &Samples, stalled_for: Option<u64>) -> Self {
+        Self {
+            method: route.method,
+            name: Arc::clone(&route.name),
+            started: totals.started,
+            ended: totals.ended(),
+            polls: totals.all_polls(),
+            longest_poll: shared.clock.duration(totals.longest_poll),
+            stalls: stalls.count(),
+            stolen: shared.clock.duration(stalls.ticks()),
+            stalled_for: stalled_for.map(|age| shared.clock.duration(age)),
+        }
+    }
+
+    /// The method, as in the label.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// The route, as in the label.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.name
+    }
+
+    /// Requests that have begun.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.started
+    }
+
+    /// Requests that have not ended yet.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.started - self.ended
+    }
+
+    /// Polls that have ended, of handler and body.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.polls.count()
+    }
+
+    /// A bound that the given share of all polls did not exceed: the upper end of the histogram's bucket, or the longest poll where
+    /// that is less. `None` before the first poll has ended.
+    #[must_use]
+    pub fn poll_quantile(&self, quantile: f64) -> Option<Duration> {
+        let bucket = self.polls.quantile(quantile)?;
+        let bound = BOUNDS_NANOS.get(bucket).map_or(Duration::MAX, |&nanos| Duration::from_nanos(nanos));
+        Some(bound.min(self.longest_poll))
+    }
+
+    /// The longest poll that has ended.
+    #[must_use]
+    pub fn longest_poll(&self) -> Duration {
+        self.longest_poll
+    }
+
+    /// Stalls that have ended.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls
+    }
+
+    /// How long all stalls that have ended held their threads, together.
+    #[must_use]
+    pub fn stolen(&self) -> Duration {
+        self.stolen
+    }
+
+    /// The age of the oldest stall that goes on now.
+    #[must_use]
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.stalled_for
+    }
+}

@@ -1,0 +1,128 @@
+//! `GET /metrics` on a thread of its own.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::runtime::{Builder, Runtime};
+
+/// How often samples of other libraries are drained where nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Serves metrics until the process ends. From [`serve`](super::serve).
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    local_addr: SocketAddr,
+}
+
+/// A bound address that does not answer yet.
+pub(super) struct Listener {
+    inner: TcpListener,
+    local_addr: SocketAddr,
+}
+
+/// A serving thread that waits for the word. Without it, it ends.
+pub(super) struct Start {
+    go: mpsc::Sender<()>,
+    server: Server,
+}
+
+impl Server {
+    /// The address it answers at, with the port that was free if port 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+}
+
+impl Start {
+    pub(super) fn go(self) -> Server {
+        let _ = self.go.send(());
+        self.server
+    }
+}
+
+impl Listener {
+    pub(super) fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let inner = TcpListener::bind(addr)?;
+        inner.set_nonblocking(true)?;
+        Ok(Self { local_addr: inner.local_addr()?, inner })
+    }
+
+    pub(super) fn spawn(self, handle: PrometheusHandle) -> io::Result<Start> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (go, word) = mpsc::channel();
+        let server = Server { local_addr: self.local_addr };
+        let listener = self.inner;
+        let run = move || {
+            if word.recv().is_ok() {
+                answer(&runtime, listener, &handle);
+            }
+        };
+        std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
+        Ok(Start { go, server })
+    }
+}
+
+fn answer(runtime: &Runtime, listener: TcpListener, handle: &PrometheusHandle) {
+    runtime.block_on(async {
+        // It was made non-blocking and this runtime has I/O: there is no other way to fail.
+        let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+        tokio::spawn(upkeep(handle.clone()));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(connection(TokioIo::new(stream), handle.clone()))),
+                // Out of file descriptors, most likely: wait for some to be closed.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+}
+
+async fn upkeep(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        handle.run_upkeep();
+    }
+}
+
+async fn connection(stream: TokioIo<tokio::net::TcpStream>, handle: PrometheusHandle) {
+    let service = service_fn(|request| {
+        let response = respond(&request, &handle);
+        async { Ok::<_, Infallible>(response) }
+    });
+    // A connection that breaks is its client's concern.
+    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await;
+}
+
+fn respond(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
+    let plain = |status, text: &'static str| {
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response
+    };
+    match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET | &Method::HEAD) => {
+            let mut response = Response::new(Full::from(handle.render()));
+            response.headers_mut().insert(CONTENT_TYPE, CONTENT);
+            response
+        }
+        ("/metrics", _) => {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "metrics are had by GET\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
+        _ => plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
+    }
+}

@@ -1,0 +1,314 @@
+//! A stall as it is told to people and programs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::meter::Phase;
+
+/// A poll that lasted longer than the stall threshold, over or still in progress.
+///
+/// Its `Display` is the report for people, of several lines.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Stall {
+    pub(super) method: &'static str,
+    pub(super) route: Arc<str>,
+    pub(super) phase: Phase,
+    #[cfg_attr(feature = "serde", serde(rename = "duration_seconds", serialize_with = "seconds"))]
+    pub(super) duration: Duration,
+    #[cfg_attr(feature = "serde", serde(rename = "threshold_seconds", serialize_with = "seconds"))]
+    pub(super) threshold: Duration,
+    pub(super) in_progress: bool,
+    pub(super) cause: Cause,
+    pub(super) syscall: Option<Arc<str>>,
+    pub(super) worker: Option<usize>,
+    pub(super) held_up: usize,
+    pub(super) io_starved: bool,
+    pub(super) rescued: bool,
+    pub(super) frames: Vec<Frame>,
+}
+
+/// Why a poll lasted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Cause {
+    /// The thread was running.
+    Cpu,
+    /// The thread was asleep in a system call or on a lock.
+    Blocked,
+    /// The thread could have run, but the machine or the cgroup's quota ran something else.
+    Preempted,
+    /// The whole process was stopped.
+    Paused,
+    /// Not known. All that this version says.
+    Unknown,
+}
+
+/// One call of a stalled thread's stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Frame {
+    function: String,
+    location: Option<Location>,
+}
+
+/// A line of source code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Location {
+    file: String,
+    line: u32,
+}
+
+// === impl Stall ===
+
+impl Stall {
+    /// The request's method: one of the nine standard ones, `OTHER`, or `TASK` for an instrumented task.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// The request's route, or the instrumented task's name.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// Whether it was the handler or the body that held the thread.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How long the poll lasted, or has lasted so far. Wall clock, monotonic.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// The stall threshold that the poll exceeded.
+    #[must_use]
+    pub fn threshold(&self) -> Duration {
+        self.threshold
+    }
+
+    /// Whether the poll had not returned yet.
+    #[must_use]
+    pub fn is_in_progress(&self) -> bool {
+        self.in_progress
+    }
+
+    /// Why the poll lasted.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// The system call the thread was in, where that is known.
+    #[must_use]
+    pub fn syscall(&self) -> Option<&str> {
+        self.syscall.as_deref()
+    }
+
+    /// The index of the runtime's worker that was held. `None` for a thread that is not a worker of the watched runtime, such as
+    /// the one that runs `Runtime::block_on`.
+    #[must_use]
+    pub fn worker(&self) -> Option<usize> {
+        self.worker
+    }
+
+    /// How many other requests were in flight on this monitor when the stall was seen. On a runtime of one thread all of
+    /// them stood still; on one of several those did that needed the held worker.
+    #[must_use]
+    pub fn held_up(&self) -> usize {
+        self.held_up
+    }
+
+    /// Whether the runtime's timers and I/O stood still when the stall was seen, which holds up everybody. Known on Unix only.
+    #[must_use]
+    pub fn is_io_starved(&self) -> bool {
+        self.io_starved
+    }
+
+    /// Whether another worker took timers and I/O over after the watchdog's nudge.
+    #[must_use]
+    pub fn is_rescued(&self) -> bool {
+        self.rescued
+    }
+
+    /// The first line of code on the stack that is the user's, where a stack was taken.
+    #[must_use]
+    pub fn location(&self) -> Option<&Location> {
+        self.frames.iter().find_map(|frame| frame.location.as_ref())
+    }
+
+    /// The stack inside the handler, innermost call first; empty where none was taken.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, still) = if self.in_progress { ("has held", ", still going on") } else { ("held", "") };
+        let (duration, threshold) = (Millis(self.duration), Millis(self.threshold));
+        write!(f, "{} {} {verb} its thread for {duration}{still} (threshold {threshold})", self.method, self.route)?;
+        write!(f, "\n  in: {}", self.phase.as_str())?;
+        if let Some(worker) = self.worker {
+            write!(f, ", worker {worker}")?;
+        }
+        write!(f, ", cause: {}", self.cause.as_str())?;
+        if let Some(syscall) = &self.syscall {
+            write!(f, " in `{syscall}`")?;
+        }
+        match self.held_up {
+            0 => write!(f, "\n  no other request was in flight")?,
+            1 => write!(f, "\n  1 other request was in flight and could not count on this thread")?,
+            n => write!(f, "\n  {n} other requests were in flight and could not count on this thread")?,
+        }
+        match (self.io_starved, self.rescued) {
+            (true, true) => {
+                write!(f, "\n  all timers and I/O of the runtime stood still until a nudge woke another worker")?
+            }
+            (true, false) => write!(f, "\n  all timers and I/O of the runtime stood still")?,
+            (false, _) => {}
+        }
+        self.frames.iter().try_for_each(|frame| write!(f, "\n    {frame}"))
+    }
+}
+
+/// Milliseconds with as many digits as a reader needs.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        let digits = if millis < 10.0 { 1 } else { 0 };
+        write!(f, "{millis:.digits$} ms")
+    }
+}
+
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// The value of the label `cause`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Blocked => "blocked",
+            Self::Preempted => "preempted",
+            Self::Paused => "paused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+// === impl Frame ===
+
+impl Frame {
+    /// The function's name, as far as the binary tells it.
+    #[must_use]
+    pub fn function(&self) -> &str {
+        &self.function
+    }
+
+    /// Where in the source the call is.
+    #[must_use]
+    pub fn location(&self) -> Option<&Location> {
+        self.location.as_ref()
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.location {
+            Some(location) => write!(f, "{} at {location}", self.function),
+            None => f.write_str(&self.function),
+        }
+    }
+}
+
+// === impl Location ===
+
+impl Location {
+    /// The path of the file, as the compiler was given it.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The line, from 1.
+    #[must_use]
+    pub fn line(&self) -> u32 {
+        self.line
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stall() -> Stall {
+        Stall {
+            method: "GET",
+            route: "/report".into(),
+            phase: Phase::Handler,
+            duration: Duration::from_micros(212_400),
+            threshold: Duration::from_millis(25),
+            in_progress: false,
+            cause: Cause::Unknown,
+            syscall: None,
+            worker: Some(1),
+            held_up: 37,
+            io_starved: true,
+            rescued: true,
+            frames: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_report_says_who_how_long_and_who_waited() {
+        let text = stall().to_string();
+        let expected = "GET /report held its thread for 212 ms (threshold 25 ms)\n  \
+                        in: handler, worker 1, cause: unknown\n  \
+                        37 other requests were in flight and could not count on this thread\n  \
+                        all timers and I/O of the runtime stood still until a nudge woke another worker";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn one_in_progress_says_so() {
+        let stall = Stall { in_progress: true, io_starved: false, held_up: 0, worker: None, ..stall() };
+        let text = stall.to_string();
+        assert!(text.starts_with("GET /report has held its thread for 212 ms, still going on"), "{text}");
+        assert!(text.ends_with("no other request was in flight"), "{text}");
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serialized_in_seconds_and_with_label_values() {
+        let json = serde_json::to_value(stall()).unwrap();
+        assert_eq!(json["duration_seconds"], 0.2124);
+        assert_eq!(json["phase"], "handler");
+        assert_eq!(json["cause"], "unknown");
+    }
+}

@@ -1,0 +1,71 @@
+//! How the first poll after a quiet time wakes the watchdog.
+
+use std::sync::OnceLock;
+use std::thread::Thread;
+
+use crate::sync::{AtomicBool, Ordering};
+
+/// Whether the watchdog sleeps, and how to wake it.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    armed: AtomicBool,
+    closed: AtomicBool,
+    watchdog: OnceLock<Thread>,
+}
+
+impl Alarm {
+    /// Called at the start of each poll: one read of a line that is written only when the watchdog goes to sleep or wakes.
+    ///
+    /// The read is not ordered after the poll's stamp, so a poll that starts in the very moment the watchdog arms the alarm may not
+    /// see it. The watchdog therefore looks once more, a tick later, before it sleeps.
+    #[inline]
+    pub(crate) fn wake(&self) {
+        if self.armed.load(Ordering::Relaxed) {
+            self.sound();
+        }
+    }
+
+    /// Ends the watchdog.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.unpark();
+    }
+
+    #[cold]
+    fn sound(&self) {
+        if self.armed.swap(false, Ordering::Relaxed) {
+            self.unpark();
+        }
+    }
+
+    fn unpark(&self) {
+        if let Some(watchdog) = self.watchdog.get() {
+            watchdog.unpark();
+        }
+    }
+
+    // The watchdog's side.
+
+    /// Makes the current thread the one that is woken.
+    pub(super) fn attend(&self) {
+        let _ = self.watchdog.set(std::thread::current());
+    }
+
+    pub(super) fn arm(&self) {
+        self.armed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn disarm(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { armed: AtomicBool::new(false), closed: AtomicBool::new(false), watchdog: OnceLock::new() }
+    }
+}
