@@ -18,7 +18,13 @@ pub(super) enum Combine {
 #[derive(Debug)]
 pub(super) struct Gauges {
     monitor: u64,
-    keys: HashMap<Key, Combine>,
+    keys: HashMap<Key, Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    combine: Combine,
+    value: f64,
 }
 
 type Parts = HashMap<Key, HashMap<u64, f64>>;
@@ -32,10 +38,13 @@ impl Gauges {
         Self { monitor, keys: HashMap::new() }
     }
 
-    /// Sets this monitor's part. Done with each flush, changed or not, so that an idle timeout does not take the series away.
+    /// Sets this monitor's part. Done with each flush, so that an exporter's idle timeout does not take away what still holds; a part
+    /// that is and stays nothing is left to it.
     pub(super) fn set(&mut self, recorder: &dyn Recorder, key: &Key, combine: Combine, value: f64) {
-        if !self.keys.contains_key(key) {
-            self.keys.insert(key.clone(), combine);
+        match self.keys.get_mut(key) {
+            Some(part) if part.value == 0.0 && value == 0.0 => return,
+            Some(part) => part.value = value,
+            None => drop(self.keys.insert(key.clone(), Part { combine, value })),
         }
         let value = with_parts(|parts| {
             if !parts.contains_key(key) {
@@ -51,7 +60,7 @@ impl Gauges {
 
     /// Takes this monitor's parts back; what is left are those of the others.
     pub(super) fn take_back(&mut self, recorder: &dyn Recorder) {
-        for (key, combine) in self.keys.drain() {
+        for (key, Part { combine, .. }) in self.keys.drain() {
             let value = with_parts(|parts| {
                 let part = parts.get_mut(&key)?;
                 part.remove(&self.monitor);

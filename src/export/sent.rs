@@ -11,7 +11,7 @@ use crate::clock::Clock;
 #[derive(Debug)]
 pub(super) struct SentCount {
     key: Key,
-    sent: u64,
+    sent: Option<u64>,
 }
 
 /// A histogram's series and what was handed over of it.
@@ -25,14 +25,18 @@ pub(super) struct SentSamples {
 
 impl SentCount {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: 0 }
+        Self { key, sent: None }
     }
 
+    /// Hands over what was added. A count that stands still is left alone, so that an exporter's idle timeout can have it.
     pub(super) fn send(&mut self, recorder: &dyn Recorder, total: u64) {
+        if self.sent == Some(total) {
+            return;
+        }
         // Resolved anew each time: a handle that is kept is dead after the exporter's idle timeout, or from the start if no
         // recorder was there when it was made.
-        recorder.register_counter(&self.key, &METADATA).increment(total - self.sent);
-        self.sent = total;
+        recorder.register_counter(&self.key, &METADATA).increment(total - self.sent.unwrap_or(0));
+        self.sent = Some(total);
     }
 }
 

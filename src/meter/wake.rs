@@ -167,7 +167,7 @@ mod tests {
     fn a_future_that_does_not_wait_allocates_nothing() {
         let (_, clock, _, waker) = setup();
         let mut wakes = Wakes::default();
-        wakes.poll(&clock, &mut Context::from_waker(&waker), |_| Poll::Ready(()));
+        assert!(wakes.poll(&clock, &mut Context::from_waker(&waker), |_| Poll::Ready(())).is_ready());
         assert!(wakes.0.is_none());
     }
 
