@@ -1,4 +1,150 @@
-//! Placeholder docs.
+//! Names the route that blocks your async runtime, while it blocks.
+//!
+//! An axum, hyper or tonic service is slow now and then, for everybody at once. The usual reason is one handler that holds its worker
+//! thread: a blocking sleep, a synchronous client, a contended lock, a large document. `tower-stall` is a tower layer that measures
+//! every poll of every request, and a watchdog that sees a long poll before it has ended. It works on stable Rust and unmodified
+//! tokio, and is meant to stay switched on in production.
+//!
+#![cfg_attr(all(feature = "axum", feature = "prometheus"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "axum", feature = "prometheus")), doc = "```ignore")]
+//! use tower_stall::StallMonitor;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?;        // own thread: answers even while every worker is stalled
+//!     let monitor = StallMonitor::builder().spawn()?;                 // the watchdog, for the current runtime
+//!
+//!     let app = axum::Router::new()
+//!         .route("/users/{id}", axum::routing::get(show_user))
+//!         .layer(monitor.layer());
+//!     axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+//!     Ok(())
+//! }
+//! # async fn show_user() {}
+//! ```
+//!
+//! Stalls are then told as `tracing` events and as metrics. Services without axum name their routes by
+//! [`route_label`](StallMonitorBuilder::route_label), background tasks are wrapped by [`StallMonitor::instrument`], and programs ask
+//! [`StallMonitor::recent_stalls`] and [`StallMonitor::routes`] or set a hook,
+//! [`on_stall`](StallMonitorBuilder::on_stall).
+//!
+//! # Words
+//!
+//! - **Poll**: one call of the response future's `poll`, of the response body's `poll_frame`, or of `Service::call`.
+//! - **Phase**: `handler`, which is the call and the future, or `body`.
+//! - **Stall**: one poll longer than the *stall threshold*. It is *in progress* until that poll returns.
+//! - **Lag**: how late the runtime runs what is ready. `timer` lag is from a timer's deadline to its wake, `queue` lag from a wake to its
+//!   poll.
+//! - **Schedule delay**: a request's wake to its next poll. It is what the victim sees of somebody else's stall.
+//! - **Driver starvation**: one worker looks after the timers and sockets of the whole runtime. When that one is inside a stall, nothing
+//!   moves although other workers are idle: tokio wakes none of them to take its place.
+//! - **Rescue**: the watchdog's cure for that. It wakes an empty task; an idle worker runs it and takes timers and sockets over.
+//! - **Route**: the matched pattern, such as `/users/{id}`, never a raw path. `unmatched` where nothing matched, `overflow` past the
+//!   cap on routes.
+//!
+//! # When does a request begin and end?
+//!
+//! It begins with `Service::call`. `poll_ready` comes before it, and so does the server's own work: accepting, TLS, parsing.
+//!
+//! It ends when the response body ends, or when the future or the body is dropped, whichever is first; it is then counted, exactly
+//! once. An answer is complete, and counts under its status, when its body was polled to the end, says that it has ended, has given
+//! all the bytes it promised, or has none to send (`HEAD`, 1xx, 204, 304). One that is dropped before is `cancelled`. One whose poll
+//! unwinds is `panicked`, also where a middleware outside the layer makes an answer of the panic. At an upgrade (101) the request is over; what is
+//! spoken afterwards is not measured.
+//!
+//! An instrumented task begins with the call of `instrument` and ends with its future.
+//!
+//! # Which clock?
+//!
+//! Wall clock, monotonic: the processor's time stamp counter where the kernel trusts it as its own clock, else the OS clock. Whatever
+//! happens during a poll counts as its time, sleep in a system call and preemption included.
+//!
+//! # Defaults
+//!
+//! | option | default |
+//! |---|---|
+//! | [`stall_threshold`](StallMonitorBuilder::stall_threshold) | 25 ms, changeable [while running](StallMonitor::set_stall_threshold) |
+//! | [`runtime`](StallMonitorBuilder::runtime), [`runtime_name`](StallMonitorBuilder::runtime_name) | the current runtime, `main` |
+//! | [`max_routes`](StallMonitorBuilder::max_routes) | 512 pairs of method and route |
+//! | [`route_label`](StallMonitorBuilder::route_label) | none: axum's `MatchedPath`, else `unmatched` |
+//! | [`rescue`](StallMonitorBuilder::rescue) | on |
+//! | [`on_stall`](StallMonitorBuilder::on_stall) | none |
+//! | [`reports_per_minute`](StallMonitorBuilder::reports_per_minute) | 10 for each route |
+//!
+//! # What a report looks like
+//!
+//! A stall that ends is one `WARN` event with the target `tower_stall`, inside the request's own span. One that lasts is reported
+//! while it lasts: at 1 s, or at the threshold if that is longer, and each time its age has doubled. For people, [`Stall`] displays as
+//!
+//! ```text
+//! GET /report held its thread for 212 ms (threshold 25 ms)
+//!   in: handler, worker 1, cause: unknown
+//!   37 other requests were in flight and could not count on this thread
+//!   all timers and I/O of the runtime stood still until a nudge woke another worker
+//! ```
+//!
+//! | field of the event | meaning |
+//! |---|---|
+//! | `method`, `route`, `phase` | whose poll it was |
+//! | `duration_ms`, `threshold_ms` | how long it has lasted, and the threshold it exceeded |
+//! | `in_progress` | whether it had not returned yet |
+//! | `worker` | index of the runtime's worker; absent on other threads |
+//! | `held_up` | other requests in flight on the monitor |
+//! | `io_starved` | timers and I/O of the whole runtime stood still when it was seen (known on Unix) |
+//! | `rescued` | another worker took them over after a nudge |
+//! | `suppressed` | reports of this route left out since the last one |
+//! | `cause` | always `unknown` in this version |
+//!
+//! Reports are written by a thread of the monitor's own, never by a worker. Only reports are limited, never counts.
+//!
+//! # What it costs
+//!
+//! - A poll costs two clock reads and a few writes to memory that no other thread writes: no lock, no system call, no allocation. A request that waits
+//!   allocates once for the waker that tells its schedule delay. Per-request figures come with the benchmarks.
+//! - A monitor has three threads: the watchdog, the reporter, and one that looks after the I/O driver. All are asleep when nothing is to
+//!   do. [`prometheus::serve`] adds one for the process.
+//! - It has two tasks inside the runtime, which count among its alive tasks: the lag probe and the rescue's sentinel.
+//! - Idle, that is some twelve wake-ups a second, ten of them the lag probe's. Under traffic the watchdog looks every 5 ms, and more often,
+//!   down to every millisecond, with a threshold under 20 ms.
+//! - Memory is about 1.5 KiB for each route on each thread that serves it, 8 KiB for each thread, and a few hundred KiB for each monitor. It
+//!   does not grow with the number of requests.
+//!
+//! # When it lies
+//!
+//! - **`RUST_BACKTRACE=1` makes a panic a stall.** The panic hook resolves symbols inside the poll, which takes tens of milliseconds. That is
+//!   true, your runtime did stand still, but the route is slow only when it panics.
+//! - **`block_in_place`** hands the worker's other tasks to another thread, so it holds up nobody. A long poll that uses it is reported as a
+//!   stall all the same.
+//! - **Wall clock includes preemption.** On a machine that is overloaded, throttled, suspended or in a debugger, innocent polls stall.
+//!   `tower_stall_watchdog_late_seconds` rises at the same time: then look at the machine first.
+//! - **The LIFO slot.** A task woken by the poll that stalls waits in a slot of that very worker, from which no other may take it and no
+//!   rescue frees it. The connection whose handler holds the worker waits as well.
+//! - **`held_up` is an upper bound.** It counts what else was in flight, some of which may have run on other workers.
+//! - **Nested polls blame the innermost.** Where a measured poll runs inside another, an instrumented task around a server for
+//!   instance, a stall is told of once, for the inner. Both count in the histogram of polls. A request inside a request is measured once, as the outer one.
+//! - **`tower::buffer` between two layers of one monitor** moves the request to another task and hides the outer from the inner: it counts twice.
+//! - **A layer around a whole `Router`** sees requests before they are matched: all are `unmatched`. Use `Router::layer`.
+//! - **What no layer or `instrument` wraps has no name**: `tokio::spawn` inside a handler, TLS, the accept loop. Its stalls
+//!   show as lag and schedule delay only.
+//! - **Time before the layer is not a request's.** Who waits in an accept queue during a stall is in nobody's request duration.
+//! - **Rescue cannot help** a runtime of one thread, nor one whose workers are all held.
+//!
+//! # Cargo features
+//!
+//! - `axum` (default) takes the route of a request from axum's `MatchedPath`.
+//! - `prometheus` (default) adds the module [`prometheus`], an exporter on a thread of its own.
+//! - `serde` implements `serde::Serialize` for [`Stall`].
+//!
+//! # What it is not for
+//!
+//! - Metrics of single tasks and of the runtime's internals: tokio-metrics.
+//! - Looking into one process interactively: tokio-console.
+//! - Profiles of a whole process: samply.
+//! - Full timelines: dial9.
+//!
+//! # Metrics
+//!
+#![doc = include_str!("docs/metrics.md")]
 
 pub(crate) mod cells;
 mod clock;

@@ -1,5 +1,6 @@
 //! Routes by number: names are interned once, bounded, and never the client's free text.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -134,13 +135,11 @@ impl Routes {
         match name {
             None | Some("" | UNMATCHED) => method.unmatched(),
             Some(OVERFLOW) => method.overflow(),
-            Some(name) => self.known(method, name).unwrap_or_else(|| self.intern(method, name)),
+            Some(name) => {
+                let name = label(name);
+                self.known(method, &name).unwrap_or_else(|| self.intern(method, &name))
+            }
         }
-    }
-
-    /// Whether `id` is past the cap, so that the pair behind it has no number of its own.
-    pub(crate) fn is_overflow(id: RouteId) -> bool {
-        (METHODS.len()..FIXED).contains(&id.index())
     }
 
     /// Requests that were counted as `overflow`.
@@ -162,25 +161,34 @@ impl Routes {
         self.get(id).is_some_and(|route| route.method == Method::TASK.as_str())
     }
 
+    /// The number of a pair that has one, or will not get one any more.
     fn known(&self, method: Method, name: &str) -> Option<RouteId> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(method, name)
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(method, name).or_else(|| self.is_full(&known).then(|| self.overflow(method)))
     }
 
+    #[cold]
     fn intern(&self, method: Method, name: &str) -> RouteId {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let name = label(name);
-        if let Some(id) = known.get(method, &name) {
+        if let Some(id) = known.get(method, name) {
             return id;
         }
-        let used = known.len();
-        if used == self.capacity {
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
-            return method.overflow();
+        if self.is_full(&known) {
+            return self.overflow(method);
         }
-        let id = RouteId((FIXED + used) as u16);
-        let _ = self.names[id.index()].set(Route { method: method.as_str(), name: name.as_str().into() });
-        known.insert(method, &name, id);
+        let id = RouteId((FIXED + known.len()) as u16);
+        let _ = self.names[id.index()].set(Route { method: method.as_str(), name: name.into() });
+        known.insert(method, name, id);
         id
+    }
+
+    fn is_full(&self, known: &Known) -> bool {
+        known.len() == self.capacity
+    }
+
+    fn overflow(&self, method: Method) -> RouteId {
+        self.overflowed.fetch_add(1, Ordering::Relaxed);
+        method.overflow()
     }
 }
 
@@ -202,16 +210,16 @@ impl Known {
 }
 
 /// A name as it may stand in a label: bounded, on one line, and without the characters that exporters escape ambiguously.
-fn label(name: &str) -> String {
-    let clean = |c: char| if c.is_control() || matches!(c, '"' | '\\') { '_' } else { c };
-    let mut label = String::new();
-    for c in name.chars().map(clean) {
-        if label.len() + c.len_utf8() > LONGEST_NAME {
-            break;
-        }
-        label.push(c);
+fn label(name: &str) -> Cow<'_, str> {
+    let is_unclean = |c: char| c.is_control() || matches!(c, '"' | '\\');
+    if name.len() <= LONGEST_NAME && !name.contains(is_unclean) {
+        return Cow::Borrowed(name);
     }
-    label
+    let mut end = name.len().min(LONGEST_NAME);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    Cow::Owned(name[..end].replace(is_unclean, "_"))
 }
 
 #[cfg(all(test, not(tower_stall_loom)))]

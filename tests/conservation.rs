@@ -28,6 +28,7 @@ const PANICS: [&str; 3] = ["in the call", "in the future", "written down"];
 
 type Outcomes = BTreeMap<&'static str, u64>;
 type Work = Pin<Box<dyn Future<Output = Result<Response<Script>, &'static str>> + Send>>;
+type Inner = <Measured as Service<Request<Plan>>>::Future;
 type Measured = tower::util::BoxCloneSyncService<Request<Plan>, Response<Script>, &'static str>;
 
 /// What a request does, and how it has to count.
@@ -52,7 +53,7 @@ enum Fate {
 
 /// A request that is not over.
 enum Open {
-    Future(Pin<Box<StallFuture<<Measured as Service<Request<Plan>>>::Future>>>, Plan),
+    Future(Pin<Box<StallFuture<Inner>>>, Plan),
     Body(StallBody<Script>, Plan),
 }
 
@@ -200,7 +201,6 @@ async fn started_is_ended_and_in_flight() {
             hook(info);
         }
     }));
-    scrape();
     let monitor = by_path().spawn().unwrap();
     let inner = Measured::new(service_fn(|request: Request<Plan>| serve(&request)));
     let service = monitor.layer().layer(inner);

@@ -196,11 +196,10 @@ fn ten_million_polls_without_a_scrape_cost_no_memory() {
 fn nor_do_they_under_another_exporter_whose_upkeep_runs() {
     alone("nor_do_they_under_another_exporter_whose_upkeep_runs", || {
         let handle = own_exporter(buckets(PrometheusBuilder::new()));
-        let upkeep = handle.clone();
         thread::spawn(move || {
             loop {
                 thread::sleep(Duration::from_secs(5));
-                upkeep.run_upkeep();
+                handle.run_upkeep();
             }
         });
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use tower_http::timeout::TimeoutLayer;
 use tower_stall::{StallBody, StallMonitor};
 
 type Answer<R> = Result<Response<R>, Infallible>;
+type Polled<E> = Poll<Option<Result<usize, E>>>;
 
 /// Starts a request on a measured service that does `work`.
 fn call<R: Body, E, F: Future<Output = Result<Response<R>, E>>>(
@@ -47,21 +51,10 @@ fn full(text: &'static str) -> Response<Full<Bytes>> {
 }
 
 /// Polls a body once. What came: the size of its data, if any.
-fn poll_frame<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Poll<Option<Result<usize, B::Error>>> {
-    let polled = task::spawn(body).enter(|cx, body| body.get_mut().poll_frame_unpin(cx));
+fn poll_frame<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Polled<B::Error> {
+    let polled = task::spawn(body).enter(|cx, body| Pin::new(&mut **body.get_mut()).poll_frame(cx));
     polled.map_ok(|frame| frame.data_ref().map_or(0, Bytes::len))
 }
-
-trait PollFrame: Body + Unpin {
-    fn poll_frame_unpin(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(self).poll_frame(cx)
-    }
-}
-
-impl<B: Body + Unpin> PollFrame for B {}
 
 fn panics(f: impl FnOnce()) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err()
@@ -162,26 +155,27 @@ async fn a_future_dropped_on_another_thread_is_cancelled() {
     assert_outcomes("/drop/elsewhere", &[("cancelled", 1)]);
 }
 
-/// A test that a request which is dropped with its thread's own storage, past the crate's own, counts once.
+/// A test that a request which is dropped with its thread's own storage counts once, be it before the crate's own is gone or after.
 #[tokio::test]
 async fn a_future_dropped_by_the_end_of_a_thread_is_cancelled() {
     thread_local! {
-        static KEPT: std::cell::RefCell<Vec<Box<dyn std::any::Any>>> = const { std::cell::RefCell::new(Vec::new()) };
+        // Gone in the reverse of the order of first use: the first after the crate's own, the last before.
+        static FIRST: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
     }
     let monitor = by_path().spawn().unwrap();
     let layer = monitor.layer();
-    let requests = move || {
-        // Storage ends in the reverse of the order it was first used in, on most platforms: one is on either side.
-        let service = || layer.clone().layer(service_fn(|_: Request<()>| pending::<Answer<Script>>()));
-        KEPT.with(|kept| kept.borrow_mut().push(Box::new(service().call(get("/drop/thread")))));
-        KEPT.with(|kept| kept.borrow_mut().push(Box::new(service().call(get("/drop/thread")))));
+    let request = move || -> Option<Box<dyn Any>> {
+        let never = service_fn(|_: Request<()>| pending::<Answer<Script>>());
+        Some(Box::new(layer.layer(never).call(get("/drop/thread"))))
     };
-    std::thread::spawn(move || {
-        KEPT.with(|_| ());
-        requests();
-    })
-    .join()
-    .unwrap();
+    let thread = move || {
+        FIRST.with(|_| ());
+        let requests = (request(), request());
+        FIRST.set(requests.0);
+        LAST.set(requests.1);
+    };
+    std::thread::spawn(thread).join().unwrap();
     assert_eq!(in_flight(&monitor, "/drop/thread"), 0);
     assert_outcomes("/drop/thread", &[("cancelled", 2)]);
 }
@@ -315,7 +309,7 @@ async fn a_panic_in_the_body_is_panicked() {
     assert_outcomes("/panic/body", &[("panicked", 1)]);
 }
 
-/// A test that a request which is dropped because something else panicked is `cancelled`, and one that is answered meanwhile is not
+/// A test that a request which is dropped because something else panicked is `cancelled`, and one that is polled meanwhile is not
 /// `panicked` either.
 #[tokio::test]
 async fn somebody_elses_panic_is_not_the_requests() {
@@ -323,15 +317,17 @@ async fn somebody_elses_panic_is_not_the_requests() {
     impl Drop for Answers<'_> {
         fn drop(&mut self) {
             drop(answer(self.0, get("/panic/unwinding"), full("")));
+            let mut waiting = task::spawn(call(self.0, get("/panic/unwinding"), pending::<Answer<Script>>));
+            assert_pending!(waiting.poll());
         }
     }
     let monitor = by_path().spawn().unwrap();
     assert!(panics(|| {
         let _answers = Answers(&monitor);
-        let _dropped = call(&monitor, get("/panic/unwinding"), || pending::<Answer<Script>>());
+        let _dropped = call(&monitor, get("/panic/unwinding"), pending::<Answer<Script>>);
         panic!("somebody else's");
     }));
-    assert_outcomes("/panic/unwinding", &[("2xx", 1), ("cancelled", 1)]);
+    assert_outcomes("/panic/unwinding", &[("2xx", 1), ("cancelled", 2)]);
 }
 
 async fn panicking(_: Request<()>) -> Answer<Full<Bytes>> {
@@ -399,7 +395,7 @@ async fn a_timeout_outside_is_cancelled() {
 async fn what_has_started_has_ended_or_is_in_flight() {
     let monitor = by_path().spawn().unwrap();
     let path = "/all";
-    let waiting = call(&monitor, get(path), || pending::<Answer<Script>>());
+    let waiting = call(&monitor, get(path), pending::<Answer<Script>>);
     let unread = answer(&monitor, get(path), script([Step::Data(3)]));
     drop(answer(&monitor, get(path), full("never polled")));
     drop(answer(&monitor, get(path), full("")));

@@ -1,6 +1,6 @@
 //! A test that one blocked worker does not freeze an application whose other workers are idle: over real kept-alive sockets, on 2 and
 //! 4 workers, with the rescue and without.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

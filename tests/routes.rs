@@ -12,12 +12,12 @@ use axum::handler::Handler;
 use axum::routing::{any, get, post};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use support::{by_path, eventually, scrape};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use support::{builder, by_path, eventually, scrape};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_stall::StallMonitor;
 
 fn monitor() -> StallMonitor {
-    StallMonitor::builder().spawn().unwrap()
+    builder().spawn().unwrap()
 }
 
 /// Sends a request to a router and reads the answer.
@@ -170,7 +170,7 @@ async fn a_raw_path_is_never_a_label() {
 #[tokio::test]
 async fn a_plain_service_has_labels_of_its_own() {
     let label = |method: &Method, uri: &Uri| (uri.path() != "/none").then(|| format!("{method} {}", uri.path().len()));
-    let labelled = StallMonitor::builder().route_label(label).spawn().unwrap();
+    let labelled = builder().route_label(label).spawn().unwrap();
     let plain = monitor();
     for monitor in [&labelled, &plain] {
         let service = monitor.layer().layer(service_fn(answer::<()>));
@@ -186,7 +186,7 @@ async fn a_plain_service_has_labels_of_its_own() {
 /// A test that the pattern axum matched goes before a label of one's own, which is for what it did not match.
 #[tokio::test]
 async fn a_matched_path_goes_first() {
-    let monitor = StallMonitor::builder().route_label(|_, _| Some("mine".into())).spawn().unwrap();
+    let monitor = builder().route_label(|_, _| Some("mine".into())).spawn().unwrap();
     let router = Router::new().route("/matched/{id}", get(|| async {})).layer(monitor.layer());
     send(&router, "GET", "/matched/1").await;
     send(&router, "GET", "/nothing").await;
@@ -239,7 +239,7 @@ async fn labels_are_cleaned() {
         "/long" => Some("ü".repeat(1_000)),
         _ => Some("weird\n\"label\\with\u{7}all, {of}=it".into()),
     };
-    let monitor = StallMonitor::builder().route_label(label).spawn().unwrap();
+    let monitor = builder().route_label(label).spawn().unwrap();
     let service = monitor.layer().layer(service_fn(answer::<()>));
     for path in ["/weird", "/long"] {
         service.clone().oneshot(support::get(path)).await.unwrap().into_body().collect().await.unwrap();
@@ -249,6 +249,30 @@ async fn labels_are_cleaned() {
     for route in [weird, &long] {
         support::assert_outcomes(route, &[("2xx", 1)]);
     }
+}
+
+/// A test that labels which differ only past what is kept of them take no memory each.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn labels_cut_to_the_same_take_no_memory() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const REQUESTS: usize = 20_000;
+    const MIB: usize = 1 << 20;
+    let served = AtomicUsize::new(0);
+    let label = move |_: &Method, _: &Uri| Some(format!("{:04096}{}", 0, served.fetch_add(1, Ordering::Relaxed)));
+    let monitor = builder().route_label(label).spawn().unwrap();
+    let mut service = monitor.layer().layer(service_fn(answer::<()>));
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = resident();
+    for _ in 0..REQUESTS {
+        drop(service.call(support::get("/")).await.unwrap().into_body().collect().await.unwrap());
+    }
+    assert_seen(&monitor, &[("GET", &"0".repeat(256), REQUESTS as u64)]);
+    let grown = resident().saturating_sub(before) / MIB;
+    assert!(grown < 32, "{grown} MiB for {REQUESTS} labels of 4 KiB");
 }
 
 // === More than one layer ===

@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use http::{Request, Response};
 use http_body_util::Empty;
-use support::{Script, Step, assert_outcomes, by_path, eventually, get, in_flight, scrape, stats};
+use support::{Script, Step, assert_outcomes, builder, by_path, eventually, get, in_flight, scrape, stats};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, yield_now};
 use tokio_test::{assert_pending, assert_ready, task};
@@ -43,7 +43,7 @@ fn service(
 /// A test that a task is in flight from `instrument` to its end, each of its polls counted, and then a `2xx` of `TASK`.
 #[tokio::test]
 async fn a_task_is_measured_from_beginning_to_end() {
-    let monitor = StallMonitor::builder().spawn().unwrap();
+    let monitor = builder().spawn().unwrap();
     let mut two = Box::pin(monitor.instrument("task/end", async {
         yield_once().await;
         yield_once().await;
@@ -72,7 +72,7 @@ async fn yield_once() {
 /// A test that a living task shows in the scraped text.
 #[tokio::test]
 async fn a_living_task_is_in_flight_in_the_text() {
-    let monitor = StallMonitor::builder().spawn().unwrap();
+    let monitor = builder().spawn().unwrap();
     let task = monitor.instrument("task/alive", pending::<()>());
     eventually("the task is in flight", || scrape().in_flight("task/alive") == 1);
     drop(task);
@@ -82,7 +82,7 @@ async fn a_living_task_is_in_flight_in_the_text() {
 /// A test that a task dropped before its end counts as `cancelled`, polled or not.
 #[tokio::test]
 async fn a_dropped_task_is_cancelled() {
-    let monitor = StallMonitor::builder().spawn().unwrap();
+    let monitor = builder().spawn().unwrap();
     drop(monitor.instrument("task/dropped", pending::<()>()));
     let mut polled = task::spawn(monitor.instrument("task/dropped", pending::<()>()));
     assert_pending!(polled.poll());
@@ -96,7 +96,7 @@ async fn a_dropped_task_is_cancelled() {
 /// A test that a task which panics counts as `panicked`.
 #[tokio::test]
 async fn a_panicking_task_is_panicked() {
-    let monitor = StallMonitor::builder().spawn().unwrap();
+    let monitor = builder().spawn().unwrap();
     let task = tokio::spawn(monitor.instrument("task/panic", async { panic!("in the task") }));
     assert!(task.await.unwrap_err().is_panic());
     assert_outcomes("task/panic", &[("panicked", 1)]);
@@ -142,7 +142,7 @@ async fn tasks_inside_requests_and_tasks_are_measured() {
 /// A test that a task without a monitor runs on.
 #[tokio::test]
 async fn a_task_outlives_its_monitor() {
-    let monitor = StallMonitor::builder().spawn().unwrap();
+    let monitor = builder().spawn().unwrap();
     let task = monitor.instrument("task/orphan", async {
         waits(2).await;
         7

@@ -210,17 +210,17 @@ mod loom {
     fn loom_a_count_comes_with_its_ticks() {
         ::loom::model(|| {
             let bucket = Arc::new(Bucket::default());
-            let writer = {
+            let reader = {
                 let bucket = Arc::clone(&bucket);
                 thread::spawn(move || {
-                    bucket.add(5);
-                    bucket.add(5);
+                    let mut sum = Sum::default();
+                    bucket.read_into(&mut sum);
+                    assert!(sum.ticks >= 5 * sum.count, "{sum:?}");
                 })
             };
-            let mut sum = Sum::default();
-            bucket.read_into(&mut sum);
-            assert!(sum.ticks >= 5 * sum.count, "{sum:?}");
-            writer.join().unwrap();
+            bucket.add(5);
+            bucket.add(5);
+            reader.join().unwrap();
             let mut sum = Sum::default();
             bucket.read_into(&mut sum);
             assert_eq!(sum, Sum { count: 2, ticks: 10 });

@@ -263,7 +263,8 @@ impl Taken {
     #[cold]
     fn learn(&mut self, routes: &Routes, method: Method, name: &str) -> RouteId {
         let id = routes.id(method, Some(name));
-        if !Routes::is_overflow(id) {
+        // Not what was cleaned, nor what has no number of its own: of those there is no end.
+        if routes.get(id).is_some_and(|route| &*route.name == name) {
             self.routes.insert(method, name, id);
         }
         id

@@ -193,18 +193,21 @@ mod loom {
         Poll { route: RouteId::from_bits(number), phase: Phase::Handler, start: number * 100, span: number * 7 }
     }
 
-    fn reads_match(writes: impl Fn(&Slot) + Send + Sync + Copy + 'static) {
+    /// The reader is the spawned thread: loom lets it see old values only then.
+    fn reads_match(writes: impl Fn(&Slot) + Send + Sync + 'static) {
         ::loom::model(move || {
             let slot = Arc::new(Slot::default());
-            let writer = {
+            let reader = {
                 let slot = Arc::clone(&slot);
-                thread::spawn(move || writes(&slot))
+                thread::spawn(move || {
+                    if let Some(read) = slot.read() {
+                        assert_eq!(read, poll(u64::from(read.route.get())), "one poll's stamps beside another's route");
+                    }
+                })
             };
-            if let Some(read) = slot.read() {
-                assert_eq!(read, poll(u64::from(read.route.get())), "one poll's stamps beside another's route");
-            }
-            writer.join().unwrap();
+            writes(&slot);
             assert_eq!(slot.read(), None);
+            reader.join().unwrap();
         });
     }
 

@@ -31,7 +31,6 @@ pub struct StallMonitor {
 
 impl StallMonitor {
     /// Begins a monitor with every option at its default.
-    #[must_use]
     pub fn builder() -> StallMonitorBuilder {
         StallMonitorBuilder::new()
     }

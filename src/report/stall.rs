@@ -173,13 +173,11 @@ impl fmt::Display for Stall {
             1 => write!(f, "\n  1 other request was in flight and could not count on this thread")?,
             n => write!(f, "\n  {n} other requests were in flight and could not count on this thread")?,
         }
-        match (self.io_starved, self.rescued) {
-            (true, true) => {
-                write!(f, "\n  all timers and I/O of the runtime stood still until a nudge woke another worker")?
-            }
-            (true, false) => write!(f, "\n  all timers and I/O of the runtime stood still")?,
-            (false, _) => {}
-        }
+        f.write_str(match (self.io_starved, self.rescued) {
+            (true, true) => "\n  all timers and I/O of the runtime stood still until a nudge woke another worker",
+            (true, false) => "\n  all timers and I/O of the runtime stood still",
+            (false, _) => "",
+        })?;
         self.frames.iter().try_for_each(|frame| write!(f, "\n    {frame}"))
     }
 }

@@ -59,7 +59,8 @@ fn event(stall: &Stall, parent: &Parent, suppressed: u64) {
         // Entered, not only named as the parent: some formatters look at the current span alone.
         Parent::Kept(span) => span.0.in_scope(|| emit(stall, span.0.id(), suppressed)),
         Parent::Number(number) => {
-            emit(stall, std::num::NonZeroU64::new(*number).map(Id::from_non_zero_u64), suppressed)
+            let id = std::num::NonZeroU64::new(*number).map(Id::from_non_zero_u64);
+            emit(stall, id, suppressed);
         }
     }
 }

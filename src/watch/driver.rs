@@ -70,6 +70,8 @@ struct Rescue {
     ends: Arc<Ends>,
     bytes: Sender,
     nudge: bool,
+    /// A nudge was given while the driver stood still, and no answer was seen yet.
+    unthanked: bool,
 }
 
 // === impl Rescuer ===
@@ -79,7 +81,8 @@ impl Rescuer {
     pub(crate) fn spawn(shared: Arc<Shared>, nudge: bool) -> io::Result<(Self, Sentinel)> {
         let (bytes, socket) = socket_pair()?;
         let (bell, ends) = (Arc::new(Bell::default()), Arc::new(Ends::default()));
-        let rescue = Rescue { shared, bell: Arc::clone(&bell), ends: Arc::clone(&ends), bytes, nudge };
+        let rescue =
+            Rescue { shared, bell: Arc::clone(&bell), ends: Arc::clone(&ends), bytes, nudge, unthanked: false };
         std::thread::Builder::new().name("tower-stall-rescue".into()).spawn(move || rescue.run())?;
         Ok((Self(bell), Sentinel { ends, socket }))
     }
@@ -105,7 +108,7 @@ impl Rescuer {
 // === impl Rescue ===
 
 impl Rescue {
-    fn run(self) {
+    fn run(mut self) {
         let _ = self.bell.thread.set(std::thread::current());
         while !self.bell.closed.load(Ordering::Acquire) {
             if self.bell.rung.swap(false, Ordering::Acquire) {
@@ -117,7 +120,10 @@ impl Rescue {
     }
 
     /// Looks at the driver once, and nudges.
-    fn round(&self) {
+    fn round(&mut self) {
+        if self.unthanked && self.ends.is_answered() {
+            self.credit();
+        }
         let starved = self.is_starved();
         if starved {
             self.each_suspect(|lane, start| lane.watched.starved.store(start, Ordering::Relaxed));
@@ -126,14 +132,21 @@ impl Rescue {
             return;
         }
         self.ends.nudge();
+        self.unthanked |= starved;
         if starved && self.is_answered_soon() {
-            self.each_suspect(|lane, start| {
-                if lane.watched.is_starved(start) && !lane.watched.is_rescued(start) {
-                    lane.watched.rescued.store(start, Ordering::Relaxed);
-                    self.shared.inbox.rescued();
-                }
-            });
+            self.credit();
         }
+    }
+
+    /// The driver has answered after a nudge: the stalls during which it had not before were rescued from.
+    fn credit(&mut self) {
+        self.unthanked = false;
+        self.each_suspect(|lane, start| {
+            if lane.watched.is_starved(start) && !lane.watched.is_rescued(start) {
+                lane.watched.rescued.store(start, Ordering::Relaxed);
+                self.shared.inbox.rescued();
+            }
+        });
     }
 
     /// Whether nobody waits on the driver. A byte that was seen but not yet read proves nothing either way.
@@ -149,10 +162,9 @@ impl Rescue {
     }
 
     fn is_answered_soon(&self) -> bool {
-        let sent = self.ends.sent.load(Ordering::Relaxed);
         let asked = std::time::Instant::now();
         loop {
-            if self.ends.answered.load(Ordering::Acquire) == sent {
+            if self.ends.is_answered() {
                 return true;
             }
             if asked.elapsed() >= PATIENCE {
@@ -177,6 +189,11 @@ impl Ends {
         let emptied = self.emptied.load(Ordering::Relaxed) + bytes;
         self.answered.fetch_max(emptied, Ordering::AcqRel);
         self.emptied.store(emptied, Ordering::Release);
+    }
+
+    /// Whether the driver has told of the last byte. The rescuer's to ask.
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire) == self.sent.load(Ordering::Relaxed)
     }
 
     /// Wakes the sentinel for nothing.

@@ -25,11 +25,15 @@ pub(crate) const OUTCOMES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "erro
 /// What `GET /metrics` said at one moment.
 pub(crate) struct Scrape(String);
 
-/// Scrapes the one recorder of this test binary, over a socket. Installed by the first call.
-pub(crate) fn scrape() -> Scrape {
+/// Installs the one recorder of this test binary, and serves it.
+fn server() -> SocketAddr {
     static SERVER: OnceLock<SocketAddr> = OnceLock::new();
-    let addr = *SERVER.get_or_init(|| tower_stall::prometheus::serve(([127, 0, 0, 1], 0)).unwrap().local_addr());
-    let mut stream = TcpStream::connect(addr).unwrap();
+    *SERVER.get_or_init(|| tower_stall::prometheus::serve(([127, 0, 0, 1], 0)).unwrap().local_addr())
+}
+
+/// Scrapes the one recorder of this test binary, over a socket.
+pub(crate) fn scrape() -> Scrape {
+    let mut stream = TcpStream::connect(server()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -116,9 +120,15 @@ fn wait_for<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
 
 // === Monitors ===
 
+/// A monitor that can be scraped from its first request on.
+pub(crate) fn builder() -> StallMonitorBuilder {
+    server();
+    StallMonitor::builder()
+}
+
 /// A monitor that takes the path for the route.
 pub(crate) fn by_path() -> StallMonitorBuilder {
-    StallMonitor::builder().route_label(|_, uri| Some(uri.path().into()))
+    builder().route_label(|_, uri| Some(uri.path().into()))
 }
 
 /// What a monitor has counted for a route, if anything.

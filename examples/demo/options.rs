@@ -1,0 +1,106 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub(crate) const HELP: &str = "\
+An axum service with good routes and bad ones, watched by tower-stall, under traffic of its own.
+
+Usage: cargo run --example demo -- [OPTIONS]
+
+Options:
+  --port N          where the service listens on 127.0.0.1, 0 for a free port [default: 3000]
+  --metrics-port N  where the metrics are served, 0 for a free port [default: 9464]
+  --workers N       worker threads of the service's runtime [default: 4]
+  --threshold-ms N  a poll that takes longer is a stall [default: 25]
+  --seconds N       ends after that time [default: at Ctrl-C]
+  --no-rescue       lets timers and I/O stand still while the worker that drives them is held
+  --no-traffic      makes no requests: bring your own
+  --log FILE        appends the reports to a file [default: stderr, or nowhere where the table is live]
+  --help            prints this
+";
+
+pub(crate) enum Command {
+    Run(Options),
+    Help,
+}
+
+pub(crate) struct Options {
+    pub(crate) port: u16,
+    pub(crate) metrics_port: u16,
+    pub(crate) workers: usize,
+    pub(crate) threshold: Duration,
+    pub(crate) seconds: Option<u64>,
+    pub(crate) rescue: bool,
+    pub(crate) traffic: bool,
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// An option's value, still to be understood.
+struct Value {
+    option: String,
+    text: OsString,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 3000,
+            metrics_port: 9464,
+            workers: 4,
+            threshold: Duration::from_millis(25),
+            seconds: None,
+            rescue: true,
+            traffic: true,
+            log: None,
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command, String> {
+        let mut options = Self::default();
+        while let Some(arg) = args.next() {
+            let option = arg.to_string_lossy();
+            if matches!(&*option, "--help" | "-h") {
+                return Ok(Command::Help);
+            }
+            options.set(&option, &mut args)?;
+        }
+        Ok(Command::Run(options))
+    }
+
+    fn set(&mut self, option: &str, rest: &mut impl Iterator<Item = OsString>) -> Result<(), String> {
+        let mut value = || Value::next(option, rest);
+        match option {
+            "--port" => self.port = value()?.number(0..=u16::MAX)?,
+            "--metrics-port" => self.metrics_port = value()?.number(0..=u16::MAX)?,
+            "--workers" => self.workers = value()?.number(1..=256)?,
+            "--threshold-ms" => self.threshold = Duration::from_millis(value()?.number(1..=60_000)?),
+            "--seconds" => self.seconds = Some(value()?.number(1..=86_400)?),
+            "--no-rescue" => self.rescue = false,
+            "--no-traffic" => self.traffic = false,
+            "--log" => self.log = Some(value()?.text.into()),
+            _ => return Err(format!("unknown option `{option}`; `--help` lists them")),
+        }
+        Ok(())
+    }
+}
+
+impl Value {
+    fn next(option: &str, rest: &mut impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let text = rest.next().ok_or_else(|| format!("{option} needs a value"))?;
+        Ok(Self { option: option.to_owned(), text })
+    }
+
+    fn number<N: FromStr + PartialOrd + Display>(&self, range: RangeInclusive<N>) -> Result<N, String> {
+        let text = self.text.to_string_lossy();
+        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+            format!("{} takes a number from {} to {}, not `{text}`", self.option, range.start(), range.end())
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! The handlers that hold their worker thread, each in a way often met.
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use futures_util::{Stream, StreamExt, stream};
+
+use crate::service::App;
+use crate::work::{self, Sizes};
+
+/// Sleeps by the wrong `sleep`.
+pub(crate) async fn report() -> &'static str {
+    thread::sleep(Duration::from_millis(60 + clock_nanos() % 60));
+    "the report of the year"
+}
+
+/// Reads a file by `std`, from a disk that is slow today.
+pub(crate) async fn file(State(app): State<App>, Path(name): Path<String>) -> Result<String, StatusCode> {
+    app.disk.read(&name).map_err(|_| StatusCode::BAD_GATEWAY)
+}
+
+/// Waits for a `std` lock that somebody else keeps.
+pub(crate) async fn cached(State(app): State<App>, Path(key): Path<String>) -> String {
+    app.cache.get_or_make(&key)
+}
+
+/// Serializes too much at once.
+pub(crate) async fn export(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], work::document(app.sizes.rows))
+}
+
+/// Answers at once, and computes in the middle of the body.
+pub(crate) async fn events(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(frames(app.sizes)))
+}
+
+fn frames(sizes: Sizes) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    stream::iter(0..6).map(move |number| match number {
+        3 => Ok(forecast(sizes)),
+        _ => Ok(format!("data: event {number}\n\n").into()),
+    })
+}
+
+fn forecast(sizes: Sizes) -> Bytes {
+    let mut samples = work::sample();
+    work::smooth(&mut samples, sizes.forecast);
+    format!("event: forecast\ndata: {:?}\n\n", samples.last()).into()
+}
+
+fn clock_nanos() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.subsec_nanos().into())
+}
