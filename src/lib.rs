@@ -146,21 +146,29 @@
 //!
 #![doc = include_str!("docs/metrics.md")]
 
-pub(crate) mod cells;
+mod board;
+mod cells;
 mod clock;
+mod error;
 mod export;
 mod meter;
 mod middleware;
 mod monitor;
+mod outcome;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod report;
 mod routes;
 mod shared;
+mod stall;
 mod sync;
+mod threads;
+mod trace;
+mod wake;
 mod watch;
 
-pub use crate::meter::Phase;
+pub use crate::error::{SpawnError, ThresholdError};
 pub use crate::middleware::{StallBody, StallFuture, StallLayer, StallService, StallTask};
-pub use crate::monitor::{RouteStats, SpawnError, StallMonitor, StallMonitorBuilder, ThresholdError};
-pub use crate::report::{Cause, Frame, Location, Stall};
+pub use crate::monitor::{RouteStats, StallMonitor, StallMonitorBuilder};
+pub use crate::outcome::Phase;
+pub use crate::stall::{Cause, Frame, Location, Stall};

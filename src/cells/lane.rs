@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use crate::cells::{Bounds, Totals};
     use crate::clock::Clock;
-    use crate::meter::Outcome;
+    use crate::outcome::Outcome;
 
     #[test]
     fn a_thread_keeps_its_lane_and_a_later_thread_goes_on_with_it() {

@@ -11,7 +11,7 @@ pub(crate) use self::lane::{Lane, Lanes, OwnLane};
 pub(crate) use self::slot::{Outer, Poll};
 
 use self::histogram::add;
-use crate::meter::{Outcome, Phase};
+use crate::outcome::{Outcome, Phase};
 
 /// The numbers of one route on one thread. Aligned so that no two threads write to one cache line.
 #[derive(Debug, Default)]

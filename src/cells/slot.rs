@@ -4,7 +4,7 @@
 //! `state` carries a number that never comes back, so a reader that finds the same `state` before and after it read the stamps
 //! knows that they belong together.
 
-use crate::meter::Phase;
+use crate::outcome::Phase;
 use crate::routes::RouteId;
 use crate::sync::{AtomicU64, Ordering};
 

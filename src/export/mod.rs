@@ -20,9 +20,10 @@ use self::gauges::Gauges;
 use self::pace::Allowance;
 use self::route::{RouteNow, RouteSeries};
 use self::runtime::{Counts, RuntimeNow, RuntimeSeries};
-use crate::report::{Board, Cause};
+use crate::board::Board;
 use crate::routes::RouteId;
 use crate::shared::Shared;
+use crate::stall::Cause;
 use crate::watch::{Lag, Pulse};
 
 /// Prefix of the names of all metrics.

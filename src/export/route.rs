@@ -12,9 +12,9 @@ use super::pace::Pace;
 use super::sent::{SentCount, SentSamples};
 use crate::cells::{Samples, Totals};
 use crate::clock::Clock;
-use crate::meter::{Outcome, Phase};
-use crate::report::Cause;
+use crate::outcome::{Outcome, Phase};
 use crate::routes::Route;
+use crate::stall::Cause;
 
 /// The numbers of one route at one moment.
 #[derive(Debug)]

@@ -1,19 +1,14 @@
 //! The measurement of one request: it rides from the call through the future to the body, and its drop is the record.
 
-mod outcome;
-mod wake;
-
 use std::sync::Arc;
 use std::task::Context;
 
-pub(crate) use self::outcome::Outcome;
-pub use self::outcome::Phase;
-pub(crate) use self::wake::Wakes;
-
 use crate::cells::{Outer, OwnLane, Poll};
-use crate::report::{Finished, SpanRef};
+use crate::outcome::{Outcome, Phase};
 use crate::routes::{Method, RouteId};
-use crate::shared::Shared;
+use crate::shared::{Finished, Shared};
+use crate::trace::SpanRef;
+use crate::wake::Wakes;
 
 /// Measures one request, or one instrumented task.
 ///

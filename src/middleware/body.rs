@@ -7,7 +7,8 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::meter::{Meter, Outcome};
+use crate::meter::Meter;
+use crate::outcome::Outcome;
 
 pin_project! {
     /// A response body whose polls are measured. Made by [`StallService`](crate::StallService).

@@ -7,7 +7,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::StallBody;
-use crate::meter::{Meter, Outcome};
+use crate::meter::Meter;
+use crate::outcome::Outcome;
 
 pin_project! {
     /// A response future whose polls are measured. Made by [`StallService`](crate::StallService).

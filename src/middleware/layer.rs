@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::StallService;
-use crate::monitor::Watch;
+use crate::threads::Watch;
 
 /// Measures the requests of the services it wraps. From [`StallMonitor::layer`](crate::StallMonitor::layer).
 ///

@@ -7,9 +7,9 @@ use tower_service::Service;
 
 use super::{StallBody, StallFuture};
 use crate::meter::Meter;
-use crate::monitor::Watch;
 use crate::routes::Method;
 use crate::shared::Shared;
+use crate::threads::Watch;
 
 /// A service whose requests are measured. Made by [`StallLayer`](crate::StallLayer).
 #[derive(Clone, Debug)]

@@ -4,7 +4,8 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use crate::meter::{Meter, Outcome};
+use crate::meter::Meter;
+use crate::outcome::Outcome;
 
 pin_project! {
     /// A background task whose polls are measured. From [`StallMonitor::instrument`](crate::StallMonitor::instrument).

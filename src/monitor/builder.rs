@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{SpawnError, StallMonitor, ThresholdError, Watch};
+use super::StallMonitor;
 use crate::clock::Clock;
-use crate::report::{Hook, Stall};
+use crate::error::{SpawnError, ThresholdError};
+use crate::report::Hook;
 use crate::routes::Routes;
 use crate::shared::{RouteLabel, Shared};
+use crate::stall::Stall;
+use crate::threads::Watch;
 
 /// The options of a monitor. From [`StallMonitor::builder`].
 #[must_use = "a builder watches nothing until `spawn`"]

@@ -1,9 +1,7 @@
 //! The monitor that people hold, and how it begins and ends.
 
 mod builder;
-mod error;
 mod stats;
-mod watch;
 
 use std::fmt;
 use std::future::Future;
@@ -11,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::StallMonitorBuilder;
-pub use self::error::{SpawnError, ThresholdError};
 pub use self::stats::RouteStats;
-pub(crate) use self::watch::Watch;
 
+use crate::error::ThresholdError;
 use crate::meter::Meter;
 use crate::middleware::{StallLayer, StallTask};
-use crate::report::{Sighting, Stall};
+use crate::shared::Sighting;
+use crate::stall::Stall;
+use crate::threads::Watch;
 
 /// Watches one runtime and measures what its layers wrap.
 ///

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::board::Board;
 use crate::cells::{BOUNDS_NANOS, Samples, Totals};
-use crate::report::Board;
 use crate::routes::Route;
 use crate::shared::Shared;
 

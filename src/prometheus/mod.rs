@@ -1,7 +1,7 @@
 //! A Prometheus exporter that answers while every worker is stalled.
 //!
 //! [`serve`] is for a process that has no `metrics` recorder yet. One that sets up its own
-//! [`PrometheusBuilder`](metrics_exporter_prometheus::PrometheusBuilder) passes it through [`buckets`], and should run the exporter outside
+//! [`PrometheusBuilder`] passes it through [`buckets`], and should run the exporter outside
 //! the watched runtime: an endpoint that is a task of the stalled runtime is silent just when it is needed.
 
 mod recorder;

@@ -1,34 +1,21 @@
 //! The reporter's thread: it may be slow, and nobody waits for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::limit::Budget;
-use super::trace::Parent;
-use super::{Cause, Finished, Sighting, Stall, Tracing};
-use crate::cells::{Poll, Samples};
+use crate::board::Board;
+use crate::cells::Poll;
 use crate::export::Exporter;
 use crate::routes::RouteId;
-use crate::shared::Shared;
+use crate::shared::{Finished, Shared, Sighting};
+use crate::stall::{Cause, Stall};
+use crate::trace::{Parent, Tracing};
 
 /// A user's function that is told of each stall.
 pub(crate) type Hook = Box<dyn Fn(&Stall) + Send + Sync>;
-
-/// What the reporter has found out, for everybody to read.
-#[derive(Debug, Default)]
-pub(crate) struct Board(Mutex<Found>);
-
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// The last finished stalls, oldest first.
-    pub(crate) recent: VecDeque<Stall>,
-    /// All finished stalls by route, and by cause within it.
-    pub(crate) stalls: HashMap<RouteId, HashMap<Cause, Samples>>,
-    pub(crate) suppressed: u64,
-    pub(crate) hook_panics: u64,
-}
 
 pub(crate) struct Reporter {
     shared: Arc<Shared>,
@@ -39,25 +26,6 @@ pub(crate) struct Reporter {
     tracing: Tracing,
     budgets: HashMap<RouteId, Budget>,
     began: Instant,
-}
-
-// === impl Board ===
-
-impl Board {
-    const RECENT: usize = 256;
-
-    pub(crate) fn read(&self) -> MutexGuard<'_, Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Found {
-    fn keep(&mut self, stall: Stall) {
-        if self.recent.len() == Board::RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(stall);
-    }
 }
 
 // === impl Reporter ===

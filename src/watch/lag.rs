@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::cells::{Bounds, Histogram, Samples};
 use crate::clock::Clock;
-use crate::meter::Wakes;
 use crate::sync::{AtomicBool, Ordering};
+use crate::wake::Wakes;
 
 /// The pause between two probes of timers and queues. tokio's timer wheel wakes twice for one of more than 64 ms, so that eight probes
 /// a second are sixteen wake-ups.

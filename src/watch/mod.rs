@@ -1,11 +1,9 @@
 //! Watching the runtime: a thread that sees stalls while they last, one that wakes the runtime up, and probes inside it.
 
-mod alarm;
 mod driver;
 mod lag;
 mod watchdog;
 
-pub(crate) use self::alarm::Alarm;
 pub(crate) use self::driver::{Rescuer, Sentinel};
 pub(crate) use self::lag::{Lag, LagTotals, probe};
 pub(crate) use self::watchdog::{Pulse, Watchdog};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Rescuer;
 use crate::cells::{Bounds, Histogram, Lane, Poll, Samples};
-use crate::report::Sighting;
 use crate::shared::Shared;
+use crate::shared::Sighting;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A poll this old may have left the I/O driver to nobody.
@@ -123,8 +123,8 @@ impl Watchdog {
         }
         self.activity = look.activity;
         self.settle(now);
-        // The gauges of stalls in progress rise at once.
-        let news = look.stalled > self.stalled;
+        // The gauges of stalls in progress rise at once, and what was counted last goes over before sleep.
+        let news = look.stalled > self.stalled || self.mood == Mood::Drowsy;
         self.stalled = look.stalled;
         let due = if self.mood == Mood::Asleep { BEAT } else { FLUSH };
         if news || now.saturating_duration_since(self.flushed_at) >= due {

@@ -28,27 +28,27 @@ enum Kind {
 // === impl SpawnError ===
 
 impl SpawnError {
-    pub(super) fn no_runtime() -> Self {
+    pub(crate) fn no_runtime() -> Self {
         Self(Kind::NoRuntime)
     }
 
-    pub(super) fn no_timer() -> Self {
+    pub(crate) fn no_timer() -> Self {
         Self(Kind::NoTimer)
     }
 
-    pub(super) fn no_io() -> Self {
+    pub(crate) fn no_io() -> Self {
         Self(Kind::NoIo)
     }
 
-    pub(super) fn max_routes(routes: usize) -> Self {
+    pub(crate) fn max_routes(routes: usize) -> Self {
         Self(Kind::MaxRoutes(routes))
     }
 
-    pub(super) fn runtime_name() -> Self {
+    pub(crate) fn runtime_name() -> Self {
         Self(Kind::RuntimeName)
     }
 
-    pub(super) fn thread(error: io::Error) -> Self {
+    pub(crate) fn thread(error: io::Error) -> Self {
         Self(Kind::Thread(error))
     }
 }
@@ -91,7 +91,7 @@ impl Error for SpawnError {
 // === impl ThresholdError ===
 
 impl ThresholdError {
-    pub(super) fn check(threshold: Duration) -> Result<(), Self> {
+    pub(crate) fn check(threshold: Duration) -> Result<(), Self> {
         if threshold.is_zero() { Err(Self) } else { Ok(()) }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::meter::Phase;
+use crate::outcome::Phase;
 
 /// A poll that lasted longer than the stall threshold, over or still in progress.
 ///
@@ -13,21 +13,21 @@ use crate::meter::Phase;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stall {
-    pub(super) method: &'static str,
-    pub(super) route: Arc<str>,
-    pub(super) phase: Phase,
+    pub(crate) method: &'static str,
+    pub(crate) route: Arc<str>,
+    pub(crate) phase: Phase,
     #[cfg_attr(feature = "serde", serde(rename = "duration_seconds", serialize_with = "seconds"))]
-    pub(super) duration: Duration,
+    pub(crate) duration: Duration,
     #[cfg_attr(feature = "serde", serde(rename = "threshold_seconds", serialize_with = "seconds"))]
-    pub(super) threshold: Duration,
-    pub(super) in_progress: bool,
-    pub(super) cause: Cause,
-    pub(super) syscall: Option<Arc<str>>,
-    pub(super) worker: Option<usize>,
-    pub(super) held_up: usize,
-    pub(super) io_starved: bool,
-    pub(super) rescued: bool,
-    pub(super) frames: Vec<Frame>,
+    pub(crate) threshold: Duration,
+    pub(crate) in_progress: bool,
+    pub(crate) cause: Cause,
+    pub(crate) syscall: Option<Arc<str>>,
+    pub(crate) worker: Option<usize>,
+    pub(crate) held_up: usize,
+    pub(crate) io_starved: bool,
+    pub(crate) rescued: bool,
+    pub(crate) frames: Vec<Frame>,
 }
 
 /// Why a poll lasted.

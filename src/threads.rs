@@ -7,9 +7,10 @@ use std::thread;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
 
-use super::SpawnError;
+use crate::board::Board;
+use crate::error::SpawnError;
 use crate::export::Exporter;
-use crate::report::{Board, Hook, Reporter};
+use crate::report::{Hook, Reporter};
 use crate::shared::Shared;
 use crate::watch::{Lag, Pulse, Rescuer, Sentinel, Watchdog, probe};
 
@@ -22,7 +23,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(
+    pub(crate) fn start(
         shared: Shared,
         hook: Option<Hook>,
         reports_per_minute: u32,
@@ -56,7 +57,7 @@ impl Watch {
         &self.shared
     }
 
-    pub(super) fn board(&self) -> &Board {
+    pub(crate) fn board(&self) -> &Board {
         &self.board
     }
 }

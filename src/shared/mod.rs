@@ -1,17 +1,23 @@
 //! What the poll path and the watching threads of one monitor share.
 
+mod alarm;
+mod inbox;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub(crate) use self::inbox::{Finished, Sighting};
+
+use self::alarm::Alarm;
+use self::inbox::Inbox;
+
 use crate::cells::{Bounds, Lane, Lanes, OwnLane, Poll, Totals};
 use crate::clock::Clock;
-use crate::report::Inbox;
 use crate::routes::{RouteId, Routes};
 use crate::sync::{AtomicU64, Ordering};
-use crate::watch::Alarm;
 
 /// A user's function from method and URI to a route.
 pub(crate) type RouteLabel = Arc<dyn Fn(&http::Method, &http::Uri) -> Option<String> + Send + Sync>;

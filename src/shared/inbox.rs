@@ -5,10 +5,10 @@ use std::thread::Thread;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::SpanRef;
+use super::Shared;
 use crate::cells::{Lane, Poll};
-use crate::shared::Shared;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::trace::SpanRef;
 
 /// A stall that is over.
 #[derive(Debug)]
@@ -112,23 +112,23 @@ impl Inbox {
     // The reporter's side.
 
     /// Makes the current thread the one that is rung.
-    pub(super) fn attend(&self) {
+    pub(crate) fn attend(&self) {
         let _ = self.reporter.set(std::thread::current());
     }
 
-    pub(super) fn next_finished(&self) -> Option<Finished> {
+    pub(crate) fn next_finished(&self) -> Option<Finished> {
         self.finished.pop()
     }
 
-    pub(super) fn next_sighting(&self) -> Option<Sighting> {
+    pub(crate) fn next_sighting(&self) -> Option<Sighting> {
         self.sightings.pop()
     }
 
-    pub(super) fn take_flush(&self) -> bool {
+    pub(crate) fn take_flush(&self) -> bool {
         self.flush.swap(false, Ordering::Acquire)
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 

@@ -47,19 +47,19 @@ impl Alarm {
     // The watchdog's side.
 
     /// Makes the current thread the one that is woken.
-    pub(super) fn attend(&self) {
+    pub(crate) fn attend(&self) {
         let _ = self.watchdog.set(std::thread::current());
     }
 
-    pub(super) fn arm(&self) {
+    pub(crate) fn arm(&self) {
         self.armed.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn disarm(&self) {
+    pub(crate) fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 }

@@ -4,7 +4,7 @@ use tracing::dispatcher::{self, Dispatch};
 use tracing::span::Id;
 use tracing::{Level, Span};
 
-use super::Stall;
+use crate::stall::Stall;
 
 /// The span of a request whose poll has stalled.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct SpanRef(Span);
 pub(crate) struct Tracing(Option<Dispatch>);
 
 /// The span a report stands in.
-pub(super) enum Parent {
+pub(crate) enum Parent {
     /// A span that is kept open for it.
     Kept(SpanRef),
     /// The number of a span that was open a moment ago, 0 for none.
@@ -46,7 +46,7 @@ impl Tracing {
         Self(is_set.then_some(dispatch))
     }
 
-    pub(super) fn report(&self, stall: &Stall, parent: &Parent, suppressed: u64) {
+    pub(crate) fn report(&self, stall: &Stall, parent: &Parent, suppressed: u64) {
         match &self.0 {
             Some(dispatch) => dispatcher::with_default(dispatch, || event(stall, parent, suppressed)),
             None => event(stall, parent, suppressed),
