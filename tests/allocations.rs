@@ -1,0 +1,80 @@
+//! A test that the path of a poll does not allocate, and that a request that waits allocates once, for its waker.
+#![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use http::{Request, Response};
+use tower::{Layer, Service, service_fn};
+use tower_stall::StallMonitor;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: All is left to the system's allocator; counting neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: The caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: As above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Not `Waker::noop`, whose clones need not be known as its own.
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Allocations of this thread by a request that waits a number of times.
+fn allocations(monitor: &StallMonitor, waits: usize) -> usize {
+    let work = move |_: Request<()>| {
+        let mut left = waits;
+        poll_fn(move |cx| {
+            if left == 0 {
+                return Poll::Ready(Ok::<_, Infallible>(Response::new(String::new())));
+            }
+            left -= 1;
+            drop(cx.waker().clone());
+            Poll::Pending
+        })
+    };
+    let mut service = monitor.layer().layer(service_fn(work));
+    let request = Request::new(());
+    let waker = Waker::from(Arc::new(Task));
+    let mut cx = Context::from_waker(&waker);
+    let before = ALLOCATIONS.get();
+    {
+        let mut call = pin!(service.call(request));
+        (0..waits).for_each(|_| assert!(call.as_mut().poll(&mut cx).is_pending()));
+        assert!(call.as_mut().poll(&mut cx).is_ready());
+    }
+    ALLOCATIONS.get() - before
+}
+
+#[tokio::test]
+async fn a_request_allocates_nothing_and_one_that_waits_its_waker() {
+    let monitor = StallMonitor::builder().stall_threshold(std::time::Duration::from_secs(60)).spawn().unwrap();
+    // The first request on a thread makes its lane, and the first of a route its cells.
+    allocations(&monitor, 0);
+    assert_eq!(allocations(&monitor, 0), 0);
+    assert_eq!(allocations(&monitor, 1), 1);
+    assert_eq!(allocations(&monitor, 100), 1);
+}
