@@ -113,11 +113,11 @@ impl Meter {
     #[inline]
     fn scope(&mut self) -> Scope<'_> {
         let lane = self.shared.own_lane();
-        self.shared.alarm.wake();
         let was_panicking = std::thread::panicking();
         let start = self.shared.clock.now();
         let poll = Poll { route: self.route, phase: self.phase, start, span: self.span };
         let outer = Some(lane.slot.enter(poll));
+        self.shared.alarm.wake();
         Scope { meter: self, lane, outer, start, was_panicking }
     }
 }

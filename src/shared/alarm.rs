@@ -14,7 +14,8 @@ pub(crate) struct Alarm {
 }
 
 impl Alarm {
-    /// Called at the start of each poll: one read of a line that is written only when the watchdog goes to sleep or wakes.
+    /// Called at the start of each poll, once it is stamped: one read of a line that is written only when the watchdog goes to sleep or
+    /// wakes.
     ///
     /// The read is not ordered after the poll's stamp, so a poll that starts in the very moment the watchdog arms the alarm may not
     /// see it. The watchdog therefore looks once more, a tick later, before it sleeps.
@@ -53,6 +54,11 @@ impl Alarm {
 
     pub(crate) fn arm(&self) {
         self.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// `false` once it has sounded.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn disarm(&self) {

@@ -118,7 +118,8 @@ impl Watchdog {
             self.rescuer.wake();
         }
         let now = Instant::now();
-        if look.polling || look.activity != self.activity {
+        let sounded = self.mood != Mood::Awake && !self.shared.alarm.is_armed();
+        if sounded || look.polling || look.activity != self.activity {
             self.active_at = now;
         }
         self.activity = look.activity;
