@@ -100,8 +100,9 @@
 //!
 //! # What it costs
 //!
-//! - A poll costs two clock reads and a few writes to memory that no other thread writes: no lock, no system call, no allocation. A request that waits
-//!   allocates once for the waker that tells its schedule delay. Per-request figures come with the benchmarks.
+//! - A poll costs two clock reads and a few writes to memory that no other thread writes: no lock, no system call, no allocation. Only the first
+//!   one after a quiet time wakes the watchdog. A request also looks its route up in its thread's own table and counts one
+//!   shared reference; one that waits allocates once for the waker that tells its schedule delay. Per-request figures come with the benchmarks.
 //! - A monitor has three threads: the watchdog, the reporter, and one that looks after the I/O driver. All are asleep when nothing is to
 //!   do. [`prometheus::serve`] adds one for the process.
 //! - It has two tasks inside the runtime, which count among its alive tasks: the lag probe and the rescue's sentinel.
@@ -122,7 +123,8 @@
 //!   rescue frees it. The connection whose handler holds the worker waits as well.
 //! - **`held_up` is an upper bound.** It counts what else was in flight, some of which may have run on other workers.
 //! - **Nested polls blame the innermost.** Where a measured poll runs inside another, an instrumented task around a server for
-//!   instance, a stall is told of once, for the inner. Both count in the histogram of polls. A request inside a request is measured once, as the outer one.
+//!   instance, the time of a stall is told of once, for the inner; the outer stalls if it holds the thread long enough by itself. Both count in
+//!   the histogram of polls. A request inside a request's own poll is measured once, as the outer one.
 //! - **`tower::buffer` between two layers of one monitor** moves the request to another task and hides the outer from the inner: it counts twice.
 //! - **A layer around a whole `Router`** sees requests before they are matched: all are `unmatched`. Use `Router::layer`.
 //! - **What no layer or `instrument` wraps has no name**: `tokio::spawn` inside a handler, TLS, the accept loop. Its stalls

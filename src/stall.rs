@@ -117,7 +117,7 @@ impl Stall {
     }
 
     /// The index of the runtime's worker that was held. `None` for a thread that is not a worker of the watched runtime, such as
-    /// the one that runs `Runtime::block_on`.
+    /// the one that runs `block_on` of a runtime of several threads.
     #[must_use]
     pub fn worker(&self) -> Option<usize> {
         self.worker

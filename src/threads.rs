@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Thread};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
@@ -39,13 +39,18 @@ impl Watch {
             .map_err(SpawnError::thread)?;
         let watchdog = Watchdog::new(Arc::clone(&shared), pulse, rescuer.clone());
 
-        let started = spawn_thread("tower-stall-report", move || reporter.run())
-            .and_then(|()| spawn_thread("tower-stall-watch", move || watchdog.run()));
-        if let Err(error) = started {
-            // The watchdog would have ended the others.
-            rescuer.close();
-            shared.inbox.close();
-            return Err(error);
+        let started = spawn_thread("tower-stall-report", move || reporter.run()).and_then(|reporter| {
+            shared.inbox.attend(reporter);
+            spawn_thread("tower-stall-watch", move || watchdog.run())
+        });
+        match started {
+            Ok(watchdog) => shared.alarm.attend(watchdog),
+            Err(error) => {
+                // The watchdog would have ended the others.
+                rescuer.close();
+                shared.inbox.close();
+                return Err(error);
+            }
         }
         let probe = probe(lag, shared.clock.clone(), shared.bounds.clone());
         let tasks = [shared.runtime.spawn(probe).abort_handle(), shared.runtime.spawn(sentinel.run()).abort_handle()];
@@ -74,9 +79,9 @@ fn has_idle_workers(runtime: &Handle) -> bool {
     runtime.runtime_flavor() != RuntimeFlavor::CurrentThread && runtime.metrics().num_workers() > 1
 }
 
-fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
+fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Thread, SpawnError> {
     let spawned = thread::Builder::new().name(name.into()).spawn(run);
-    spawned.map(drop).map_err(SpawnError::thread)
+    spawned.map(|handle| handle.thread().clone()).map_err(SpawnError::thread)
 }
 
 /// tokio does not tell whether a runtime has timers and I/O: it panics when they are used. So they are used once, on a thread that

@@ -232,7 +232,11 @@ fn a_recorder_installed_after_the_first_request_gets_everything_from_then_on() {
         eventually("three requests", || value(&handle.render(), requests) == Some(3.0));
         let polls = r#"tower_stall_request_busy_seconds_count{method="GET",route="/users/{id}"}"#;
         eventually("three samples", || value(&handle.render(), polls) == Some(3.0));
-        assert!(handle.render().contains("# HELP tower_stall_requests_total "));
+        let text = handle.render();
+        assert!(text.contains("# HELP tower_stall_requests_total "));
+        for name in ["workers_stalled{runtime=", "in_progress_seconds{", "rescues_total{", "events_dropped_total"] {
+            assert_eq!(value(&text, &format!("tower_stall_{name}")), Some(0.0), "{name}");
+        }
     });
 }
 
@@ -248,11 +252,11 @@ fn an_idle_timeout_loses_no_later_sample() {
         let requests = r#"tower_stall_requests_total{method="GET",route="/users/{id}",outcome="2xx"}"#;
         let polls = r#"tower_stall_request_busy_seconds_count{method="GET",route="/users/{id}"}"#;
         runtime.block_on(ask(&app, "/users/1"));
-        eventually("a first request", || value(&handle.render(), requests) == Some(1.0));
-        eventually("its series is dropped", || value(&handle.render(), requests).is_none());
+        eventually("a first request", || value(&handle.render(), polls) == Some(1.0));
+        eventually("its series is dropped", || value(&handle.render(), polls).is_none());
         runtime.block_on(ask(&app, "/users/2"));
-        eventually("the next request", || value(&handle.render(), requests) == Some(1.0));
-        eventually("its sample", || value(&handle.render(), polls) == Some(1.0));
+        eventually("the next sample", || value(&handle.render(), polls) == Some(1.0));
+        eventually("both requests", || value(&handle.render(), requests) == Some(2.0));
         let in_flight = r#"tower_stall_requests_in_flight{method="TASK",route="waits"}"#;
         let _task = monitor.instrument("waits", std::future::pending::<()>());
         eventually("a task in flight", || value(&handle.render(), in_flight) == Some(1.0));

@@ -132,6 +132,60 @@ fn the_innermost_of_nested_polls_is_blamed_and_only_it() {
 }
 
 #[test]
+fn each_of_several_polls_inside_one_is_told_and_the_outer_for_its_own_time_only() {
+    let runtime = runtime(1);
+    let monitor = monitor(&runtime);
+    let nap = |name, millis| monitor.instrument(name, async move { thread::sleep(Duration::from_millis(millis)) });
+    let (first, second, third) = (nap("first", 60), nap("second", 60), nap("third", 60));
+    let outer = monitor.instrument("only-around", async {
+        first.await;
+        second.await;
+    });
+    runtime.block_on(runtime.spawn(outer)).unwrap();
+    let outer = monitor.instrument("blocks-itself", async {
+        third.await;
+        thread::sleep(Duration::from_millis(100));
+    });
+    runtime.block_on(runtime.spawn(outer)).unwrap();
+    eventually("all are told", || monitor.recent_stalls().len() >= 4);
+    let stalls = monitor.recent_stalls();
+    let routes: Vec<_> = stalls.iter().map(Stall::route).collect();
+    assert_eq!(routes, ["first", "second", "third", "blocks-itself"]);
+    let own = stalls[3].duration();
+    assert!((Duration::from_millis(100)..Duration::from_millis(155)).contains(&own), "{own:?}");
+}
+
+#[test]
+fn past_several_doublings_at_once_there_is_one_report() {
+    let runtime = runtime(1);
+    let (tell, told) = mpsc::channel();
+    let builder = StallMonitor::builder().runtime(runtime.handle().clone()).stall_threshold(Duration::from_secs(60));
+    let hook = move |stall: &Stall| tell.send(stall.is_in_progress()).unwrap_or_default();
+    let monitor = builder.on_stall(hook).spawn().unwrap();
+    let hold = block(&runtime, &monitor, 1);
+    thread::sleep(Duration::from_millis(2_200));
+    monitor.set_stall_threshold(Duration::from_millis(25)).unwrap();
+    eventually("the stall is in progress", || in_progress(&monitor).len() == 1);
+    assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(true));
+    drop(hold);
+    assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(false), "a second report of one moment");
+}
+
+#[test]
+fn without_its_runtime_a_monitor_claims_nothing_about_io() {
+    let gone = runtime(1);
+    let other = runtime(1);
+    let monitor = monitor(&gone);
+    gone.shutdown_background();
+    for _ in 0..3 {
+        let nap = monitor.instrument("nap", async { thread::sleep(Duration::from_millis(60)) });
+        other.block_on(other.spawn(nap)).unwrap();
+    }
+    eventually("all are told", || monitor.recent_stalls().len() == 3);
+    assert!(!monitor.recent_stalls()[2].is_io_starved());
+}
+
+#[test]
 fn the_threshold_changes_while_running() {
     let runtime = runtime(1);
     let monitor = monitor(&runtime);

@@ -17,8 +17,8 @@ pub(crate) struct Lane {
     pub(crate) slot: Slot,
     requests_started: AtomicU64,
     requests_ended: AtomicU64,
-    /// Set while a nested poll stalled, so that the poll around it is not blamed for the same time.
-    stalled_inside: AtomicBool,
+    /// How long polls inside the one that goes on have stalled, in ticks: it is not blamed for the same time.
+    stalled_inside: AtomicU64,
     /// The worker's index in the watched runtime plus one, 0 for other threads.
     worker: AtomicU64,
     routes: Box<[OnceLock<Box<RouteCells>>]>,
@@ -88,7 +88,7 @@ impl Lane {
             slot: Slot::default(),
             requests_started: AtomicU64::new(0),
             requests_ended: AtomicU64::new(0),
-            stalled_inside: AtomicBool::new(false),
+            stalled_inside: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             routes: (0..routes).map(|_| OnceLock::new()).collect(),
             owner: Owner(AtomicBool::new(true)),
@@ -120,18 +120,18 @@ impl Lane {
         self.worker.store(worker.map_or(0, |index| index as u64 + 1), Ordering::Relaxed);
     }
 
-    /// Says that the poll that just ended has stalled, for the poll around it.
-    pub(crate) fn stalled(&self) {
-        self.stalled_inside.store(true, Ordering::Relaxed);
+    /// Takes the time of the stalls inside the poll that goes on, or has just ended.
+    #[inline]
+    pub(crate) fn take_stalled_inside(&self) -> u64 {
+        let ticks = self.stalled_inside.load(Ordering::Relaxed);
+        self.set_stalled_inside(0);
+        ticks
     }
 
-    /// Whether a poll inside the one that just ended has stalled; forgets it.
-    pub(crate) fn take_stalled_inside(&self) -> bool {
-        let stalled = self.stalled_inside.load(Ordering::Relaxed);
-        if stalled {
-            self.stalled_inside.store(false, Ordering::Relaxed);
-        }
-        stalled
+    /// Sets the time of the stalls inside the poll that goes on.
+    #[inline]
+    pub(crate) fn set_stalled_inside(&self, ticks: u64) {
+        self.stalled_inside.store(ticks, Ordering::Relaxed);
     }
 }
 

@@ -18,13 +18,7 @@ pub(super) enum Combine {
 #[derive(Debug)]
 pub(super) struct Gauges {
     monitor: u64,
-    keys: HashMap<Key, Part>,
-}
-
-#[derive(Debug)]
-struct Part {
-    combine: Combine,
-    value: f64,
+    keys: HashMap<Key, Combine>,
 }
 
 type Parts = HashMap<Key, HashMap<u64, f64>>;
@@ -38,39 +32,35 @@ impl Gauges {
         Self { monitor, keys: HashMap::new() }
     }
 
-    /// Sets this monitor's part. Done with each flush, so that an exporter's idle timeout does not take away what still holds; a part
-    /// that is and stays nothing is left to it.
+    /// Sets this monitor's part. Done with each flush, changed or not, so that neither a late recorder nor one with an idle timeout
+    /// lacks the series.
     pub(super) fn set(&mut self, recorder: &dyn Recorder, key: &Key, combine: Combine, value: f64) {
-        match self.keys.get_mut(key) {
-            Some(part) if part.value == 0.0 && value == 0.0 => return,
-            Some(part) => part.value = value,
-            None => drop(self.keys.insert(key.clone(), Part { combine, value })),
+        if !self.keys.contains_key(key) {
+            self.keys.insert(key.clone(), combine);
         }
-        let value = with_parts(|parts| {
+        // Under the lock to the end, or another monitor's older value might be the last that is set.
+        with_parts(|parts| {
             if !parts.contains_key(key) {
                 parts.insert(key.clone(), HashMap::new());
             }
-            parts.get_mut(key).map_or(value, |part| {
+            if let Some(part) = parts.get_mut(key) {
                 part.insert(self.monitor, value);
-                combine.all(part)
-            })
+                recorder.register_gauge(key, &METADATA).set(combine.all(part));
+            }
         });
-        recorder.register_gauge(key, &METADATA).set(value);
     }
 
     /// Takes this monitor's parts back; what is left are those of the others.
     pub(super) fn take_back(&mut self, recorder: &dyn Recorder) {
-        for (key, Part { combine, .. }) in self.keys.drain() {
-            let value = with_parts(|parts| {
-                let part = parts.get_mut(&key)?;
+        for (key, combine) in self.keys.drain() {
+            with_parts(|parts| {
+                let Some(part) = parts.get_mut(&key) else { return };
                 part.remove(&self.monitor);
-                let value = combine.all(part);
+                recorder.register_gauge(&key, &METADATA).set(combine.all(part));
                 if part.is_empty() {
                     parts.remove(&key);
                 }
-                Some(value)
             });
-            recorder.register_gauge(&key, &METADATA).set(value.unwrap_or_default());
         }
     }
 }
@@ -84,9 +74,9 @@ impl Combine {
     }
 }
 
-fn with_parts<R>(f: impl FnOnce(&mut Parts) -> R) -> R {
+fn with_parts(f: impl FnOnce(&mut Parts)) {
     let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-    f(parts.get_or_insert_with(HashMap::new))
+    f(parts.get_or_insert_with(HashMap::new));
 }
 
 #[cfg(test)]

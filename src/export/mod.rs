@@ -7,7 +7,7 @@ mod route;
 mod runtime;
 mod sent;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,8 @@ pub(crate) struct Exporter {
 /// Stalls that go on at one moment.
 struct Stalled {
     by_route: HashMap<RouteId, Duration>,
-    workers: Vec<(usize, Duration)>,
+    /// By index: one that was handed to another thread meanwhile counts once.
+    workers: BTreeMap<usize, Duration>,
 }
 
 impl Exporter {
@@ -104,7 +105,7 @@ impl Exporter {
         }
     }
 
-    fn runtime_now(&self, shared: &Shared, board: &Board, stalled: Vec<(usize, Duration)>) -> RuntimeNow {
+    fn runtime_now(&self, shared: &Shared, board: &Board, stalled: BTreeMap<usize, Duration>) -> RuntimeNow {
         let found = board.read();
         RuntimeNow {
             metrics: shared.runtime.metrics(),
@@ -125,12 +126,15 @@ impl Exporter {
 
 impl Stalled {
     fn now(shared: &Shared) -> Self {
-        let mut stalled = Self { by_route: HashMap::new(), workers: Vec::new() };
+        let mut stalled = Self { by_route: HashMap::new(), workers: BTreeMap::new() };
         for (lane, poll, age) in shared.stalled() {
             let age = shared.clock.duration(age);
             let oldest = stalled.by_route.entry(poll.route).or_default();
             *oldest = age.max(*oldest);
-            stalled.workers.extend(lane.worker().map(|worker| (worker, age)));
+            if let Some(worker) = lane.worker() {
+                let oldest = stalled.workers.entry(worker).or_default();
+                *oldest = age.max(*oldest);
+            }
         }
         stalled
     }

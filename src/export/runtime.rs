@@ -1,5 +1,6 @@
 //! The series of one runtime, and of the watchdog itself.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use metrics::{Key, Label, Recorder, SharedString};
@@ -20,7 +21,7 @@ pub(super) struct RuntimeNow {
     pub(super) metrics: RuntimeMetrics,
     pub(super) lag: LagTotals,
     /// Workers that are inside a stall, with its age.
-    pub(super) stalled: Vec<(usize, Duration)>,
+    pub(super) stalled: BTreeMap<usize, Duration>,
     pub(super) late: Samples,
     pub(super) counts: Counts,
 }
@@ -138,8 +139,7 @@ impl RuntimeSeries {
         if interval >= Self::BUSY_INTERVAL {
             self.busy_at = Instant::now();
             for (worker, busy) in self.busy.iter_mut().enumerate() {
-                let age =
-                    now.stalled.iter().find(|(stalled, _)| *stalled == worker).map_or(Duration::ZERO, |(_, age)| *age);
+                let age = now.stalled.get(&worker).copied().unwrap_or_default();
                 busy.advance(busy_duration(&now.metrics, worker), age, interval);
             }
         }

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 #[derive(Debug)]
 pub(super) struct SentCount {
     key: Key,
-    sent: Option<u64>,
+    sent: u64,
 }
 
 /// A histogram's series and what was handed over of it.
@@ -25,18 +25,15 @@ pub(super) struct SentSamples {
 
 impl SentCount {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: None }
+        Self { key, sent: 0 }
     }
 
-    /// Hands over what was added. A count that stands still is left alone, so that an exporter's idle timeout can have it.
+    /// Hands over what was added, be it nothing: a late recorder then has the series too.
     pub(super) fn send(&mut self, recorder: &dyn Recorder, total: u64) {
-        if self.sent == Some(total) {
-            return;
-        }
         // Resolved anew each time: a handle that is kept is dead after the exporter's idle timeout, or from the start if no
         // recorder was there when it was made.
-        recorder.register_counter(&self.key, &METADATA).increment(total - self.sent.unwrap_or(0));
-        self.sent = Some(total);
+        recorder.register_counter(&self.key, &METADATA).increment(total - self.sent);
+        self.sent = total;
     }
 }
 
@@ -64,11 +61,13 @@ impl SentSamples {
             if now == 0 {
                 continue;
             }
-            // Ticks of samples that were added while this was read may be in already; they are taken off the next mean.
-            let mean = total.ticks.wrapping_sub(sent.ticks) as f64 / pending as f64;
-            histogram.record_many(within(bucket, clock.seconds(mean)), usize::try_from(now).unwrap_or(usize::MAX));
+            // Ticks of samples that were added while this was read may be in already; then the next mean is lower.
+            let ticks = (total.ticks.wrapping_sub(sent.ticks) as i64).max(0);
+            let seconds = within(bucket, clock.seconds(ticks as f64 / pending as f64));
+            histogram.record_many(seconds, usize::try_from(now).unwrap_or(usize::MAX));
+            let recorded = seconds / clock.seconds(1.0) * now as f64;
+            sent.ticks = sent.ticks.wrapping_add(recorded.round() as u64);
             sent.count += now;
-            sent.ticks = sent.ticks.wrapping_add((mean * now as f64) as u64);
         }
     }
 }

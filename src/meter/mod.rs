@@ -37,6 +37,8 @@ struct Scope<'a> {
     lane: OwnLane,
     outer: Option<Outer>,
     start: u64,
+    /// How long polls before this one, inside the same outer poll, have stalled.
+    stalled_before: u64,
     was_panicking: bool,
 }
 
@@ -52,7 +54,6 @@ impl Meter {
             return None;
         }
         let route = shared.lanes.route(&shared.routes, method, route);
-        lane.request_started();
         Some(Self::start(shared, &lane, route, true))
     }
 
@@ -65,7 +66,12 @@ impl Meter {
 
     #[inline]
     fn start(shared: &Arc<Shared>, lane: &OwnLane, route: RouteId, is_request: bool) -> Self {
+        // First, as a subscriber may panic: then the request has not begun.
+        let span = SpanRef::current_id();
         lane.cells(route).start();
+        if is_request {
+            lane.request_started();
+        }
         let now = shared.clock.now();
         Self {
             shared: Arc::clone(shared),
@@ -76,7 +82,7 @@ impl Meter {
             start: now,
             busy: 0,
             polled_until: now,
-            span: SpanRef::current_id(),
+            span,
             wakes: Wakes::default(),
         }
     }
@@ -118,7 +124,8 @@ impl Meter {
         let poll = Poll { route: self.route, phase: self.phase, start, span: self.span };
         let outer = Some(lane.slot.enter(poll));
         self.shared.alarm.wake();
-        Scope { meter: self, lane, outer, start, was_panicking }
+        let stalled_before = lane.take_stalled_inside();
+        Scope { meter: self, lane, outer, start, stalled_before, was_panicking }
     }
 }
 
@@ -144,21 +151,14 @@ impl Scope<'_> {
         self.lane.cells(self.meter.route).schedule_delay(&self.meter.shared.bounds, delay);
     }
 
-    /// A poll that lasted longer than the threshold: one message to the reporter, unless a poll inside it sent one.
+    /// A poll that held its thread longer than the threshold: one message to the reporter.
     #[cold]
-    fn stalled(&self, end: u64, nested: bool, stalled_inside: bool) {
-        if nested {
-            self.lane.stalled();
-        }
-        if stalled_inside {
-            return;
-        }
+    fn stalled(&self, ticks: u64) {
         let shared = &self.meter.shared;
         shared.locate(&self.lane);
-        let elapsed = end.saturating_sub(self.start);
         let finished = Finished {
             poll: Poll { route: self.meter.route, phase: self.meter.phase, start: self.start, span: self.meter.span },
-            ticks: elapsed,
+            ticks,
             threshold: shared.threshold(),
             worker: self.lane.worker(),
             held_up: shared.held_up_by(self.meter.route),
@@ -167,7 +167,7 @@ impl Scope<'_> {
             span: SpanRef::current(),
         };
         if !shared.inbox.finished(finished) {
-            self.lane.cells(self.meter.route).unreported_stall(&shared.bounds, elapsed);
+            self.lane.cells(self.meter.route).unreported_stall(&shared.bounds, ticks);
         }
     }
 }
@@ -184,9 +184,16 @@ impl Drop for Scope<'_> {
         self.meter.busy += elapsed;
         self.meter.polled_until = end;
         self.lane.cells(self.meter.route).poll(&self.meter.shared.bounds, self.meter.phase, elapsed);
-        let stalled_inside = self.lane.take_stalled_inside();
-        if elapsed > self.meter.shared.threshold() {
-            self.stalled(end, nested, stalled_inside);
+        // Time that a poll inside has been blamed for already is not this one's too.
+        let inside = self.lane.take_stalled_inside();
+        let own = elapsed.saturating_sub(inside);
+        let has_stalled = own > self.meter.shared.threshold();
+        if has_stalled {
+            self.stalled(own);
+        }
+        if nested {
+            let told = if has_stalled { own } else { 0 };
+            self.lane.set_stalled_inside(self.stalled_before + inside + told);
         }
         if !self.was_panicking && std::thread::panicking() {
             self.meter.outcome = Outcome::Panicked;

@@ -65,8 +65,8 @@ impl StallMonitorBuilder {
 
     /// How many distinct (method, route) pairs are told apart, from 1 to 16384. **Defaults to** 512.
     ///
-    /// Requests of any further pair count under the route `overflow`, and in `tower_stall_routes_overflowed_total`. Each
-    /// pair costs about 1.5 KiB for each thread that serves it, and up to 80 histogram series.
+    /// Requests of any further pair count under the route `overflow`, and in `tower_stall_routes_overflowed_total`; each takes a
+    /// shared lock for reading. Each pair costs about 1.5 KiB for each thread that serves it, and up to 80 histogram series.
     pub fn max_routes(mut self, routes: usize) -> Self {
         self.max_routes = routes;
         self
@@ -74,8 +74,8 @@ impl StallMonitorBuilder {
 
     /// Names the routes of services that are not axum routers; `None` is `unmatched`. **Defaults to** `None` for all.
     ///
-    /// Not asked where axum has matched a route. It is called once for each other request, in the poll path, so it should
-    /// be quick. Return patterns, never raw paths: each distinct value becomes label values, until
+    /// Not asked where axum has matched a route. It is called for each other request, by each layer that the request passes, in the poll path, so it
+    /// should be quick. Return patterns, never raw paths: each distinct value becomes label values, until
     /// [`max_routes`](Self::max_routes) are known. Control characters, quotes and backslashes become `_`, and 256 bytes are kept.
     pub fn route_label(
         mut self,
@@ -130,7 +130,7 @@ impl StallMonitorBuilder {
     ///
     /// Outside a runtime, unless one was given by [`runtime`](Self::runtime); if the runtime was built without timers or
     /// without I/O; if an option is out of range; if a thread cannot be started. In a binary built with `panic = "abort"` a runtime without
-    /// timers or I/O aborts with tokio's own message instead, as tokio offers no other way to ask.
+    /// timers or I/O aborts with tokio's own message instead: tokio can only be asked by a call that panics, so the panic hook is told of it, too.
     pub fn spawn(self) -> Result<StallMonitor, SpawnError> {
         ThresholdError::check(self.stall_threshold)?;
         if !(1..=Routes::MOST).contains(&self.max_routes) {

@@ -56,7 +56,10 @@ pub fn serve(addr: impl Into<SocketAddr>) -> Result<Server, ServeError> {
     let listener = Listener::bind(addr).map_err(|error| ServeError(Kind::Bind(addr, error)))?;
     let recorder = buckets(PrometheusBuilder::new()).build_recorder();
     let start = listener.spawn(recorder.handle()).map_err(|error| ServeError(Kind::Thread(error)))?;
-    metrics::set_global_recorder(DrainingRecorder::new(recorder)).map_err(|_| ServeError(Kind::Recorder))?;
+    if metrics::set_global_recorder(DrainingRecorder::new(recorder)).is_err() {
+        start.cancel();
+        return Err(ServeError(Kind::Recorder));
+    }
     crate::export::recorder_drains();
     Ok(start.go())
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -35,6 +36,7 @@ pub(super) struct Listener {
 /// A serving thread that waits for the word. Without it, it ends.
 pub(super) struct Start {
     go: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
     server: Server,
 }
 
@@ -50,6 +52,12 @@ impl Start {
     pub(super) fn go(self) -> Server {
         let _ = self.go.send(());
         self.server
+    }
+
+    /// Ends the thread and frees the address.
+    pub(super) fn cancel(self) {
+        drop(self.go);
+        let _ = self.thread.join();
     }
 }
 
@@ -70,8 +78,8 @@ impl Listener {
                 answer(&runtime, listener, &handle);
             }
         };
-        std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
-        Ok(Start { go, server })
+        let thread = std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
+        Ok(Start { go, thread, server })
     }
 }
 

@@ -42,21 +42,28 @@ impl Reporter {
         Self { shared, board, exporter, hook, reports_per_minute, tracing, budgets: HashMap::new(), began }
     }
 
-    /// Works until the inbox is closed.
+    /// Works until the inbox is closed. A subscriber or a recorder that panics loses what it was told, and nothing else.
     pub(crate) fn run(mut self) {
-        self.shared.inbox.attend();
         loop {
             // Asked before the work, so that what came before the closing is done.
             let closed = self.shared.inbox.is_closed();
-            self.tell();
-            if self.shared.inbox.take_flush() || closed {
-                self.exporter.flush(&self.shared, &self.board);
+            if catch_unwind(AssertUnwindSafe(|| self.work(closed))).is_err() {
+                self.shared.inbox.drop_one();
             }
             if closed {
-                self.exporter.close();
                 return;
             }
             std::thread::park();
+        }
+    }
+
+    fn work(&mut self, closed: bool) {
+        self.tell();
+        if self.shared.inbox.take_flush() || closed {
+            self.exporter.flush(&self.shared, &self.board);
+        }
+        if closed {
+            self.exporter.close();
         }
     }
 

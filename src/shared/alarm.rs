@@ -47,9 +47,9 @@ impl Alarm {
 
     // The watchdog's side.
 
-    /// Makes the current thread the one that is woken.
-    pub(crate) fn attend(&self) {
-        let _ = self.watchdog.set(std::thread::current());
+    /// Makes `watchdog` the one that is woken. Said by whoever has started it, before anybody can close the alarm.
+    pub(crate) fn attend(&self, watchdog: Thread) {
+        let _ = self.watchdog.set(watchdog);
     }
 
     pub(crate) fn arm(&self) {

@@ -71,9 +71,15 @@ impl Inbox {
 
     /// `false` where the box is full: the stall is then counted, but not told of.
     pub(crate) fn finished(&self, finished: Finished) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        if finished.rescued {
+            self.rescues.fetch_add(1, Ordering::Relaxed);
+        }
         let taken = self.finished.push(finished).is_ok();
         if !taken {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.drop_one();
         }
         self.ring();
         taken
@@ -81,13 +87,9 @@ impl Inbox {
 
     pub(crate) fn sighting(&self, sighting: Sighting) {
         if self.sightings.push(sighting).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.drop_one();
         }
         self.ring();
-    }
-
-    pub(crate) fn rescued(&self) {
-        self.rescues.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Asks for the cells to be flushed.
@@ -111,9 +113,9 @@ impl Inbox {
 
     // The reporter's side.
 
-    /// Makes the current thread the one that is rung.
-    pub(crate) fn attend(&self) {
-        let _ = self.reporter.set(std::thread::current());
+    /// Makes `reporter` the one that is rung. Said by whoever has started it, before anybody can close the inbox.
+    pub(crate) fn attend(&self, reporter: Thread) {
+        let _ = self.reporter.set(reporter);
     }
 
     pub(crate) fn next_finished(&self) -> Option<Finished> {
@@ -137,6 +139,12 @@ impl Inbox {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Notes that something could not be told of.
+    pub(crate) fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Finished stalls that were rescued from.
     pub(crate) fn rescues(&self) -> u64 {
         self.rescues.load(Ordering::Relaxed)
     }

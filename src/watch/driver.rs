@@ -72,6 +72,8 @@ struct Rescue {
     nudge: bool,
     /// A nudge was given while the driver stood still, and no answer was seen yet.
     unthanked: bool,
+    /// The sentinel is gone, with its runtime, or cannot be asked here: there is no evidence any more.
+    deaf: bool,
 }
 
 // === impl Rescuer ===
@@ -81,9 +83,17 @@ impl Rescuer {
     pub(crate) fn spawn(shared: Arc<Shared>, nudge: bool) -> io::Result<(Self, Sentinel)> {
         let (bytes, socket) = socket_pair()?;
         let (bell, ends) = (Arc::new(Bell::default()), Arc::new(Ends::default()));
-        let rescue =
-            Rescue { shared, bell: Arc::clone(&bell), ends: Arc::clone(&ends), bytes, nudge, unthanked: false };
-        std::thread::Builder::new().name("tower-stall-rescue".into()).spawn(move || rescue.run())?;
+        let rescue = Rescue {
+            shared,
+            bell: Arc::clone(&bell),
+            ends: Arc::clone(&ends),
+            bytes,
+            nudge,
+            unthanked: false,
+            deaf: false,
+        };
+        let thread = std::thread::Builder::new().name("tower-stall-rescue".into()).spawn(move || rescue.run())?;
+        let _ = bell.thread.set(thread.thread().clone());
         Ok((Self(bell), Sentinel { ends, socket }))
     }
 
@@ -109,7 +119,6 @@ impl Rescuer {
 
 impl Rescue {
     fn run(mut self) {
-        let _ = self.bell.thread.set(std::thread::current());
         while !self.bell.closed.load(Ordering::Acquire) {
             if self.bell.rung.swap(false, Ordering::Acquire) {
                 self.round();
@@ -142,23 +151,20 @@ impl Rescue {
     fn credit(&mut self) {
         self.unthanked = false;
         self.each_suspect(|lane, start| {
-            if lane.watched.is_starved(start) && !lane.watched.is_rescued(start) {
+            if lane.watched.is_starved(start) {
                 lane.watched.rescued.store(start, Ordering::Relaxed);
-                self.shared.inbox.rescued();
             }
         });
     }
 
     /// Whether nobody waits on the driver. A byte that was seen but not yet read proves nothing either way.
-    fn is_starved(&self) -> bool {
+    fn is_starved(&mut self) -> bool {
         let sent = self.ends.sent.load(Ordering::Relaxed);
         if self.ends.emptied.load(Ordering::Acquire) == sent {
             self.ends.sent.store(sent + 1, Ordering::Release);
-            if self.bytes.send().is_err() {
-                return false;
-            }
+            self.deaf |= self.bytes.send().is_err();
         }
-        !self.is_answered_soon()
+        !self.deaf && !self.is_answered_soon()
     }
 
     fn is_answered_soon(&self) -> bool {

@@ -101,7 +101,6 @@ impl Watchdog {
 
     /// Watches until the alarm is closed; then ends the other threads.
     pub(crate) fn run(mut self) {
-        self.shared.alarm.attend();
         self.shared.inbox.flush();
         while !self.shared.alarm.is_closed() {
             self.tick();
@@ -161,7 +160,9 @@ impl Watchdog {
         if age < due {
             return;
         }
-        watched.report_age.store(due.saturating_mul(2), Ordering::Relaxed);
+        // Past several doublings at once, as after a suspension, it is one report.
+        let next = std::iter::successors(Some(due), |due| due.checked_mul(2)).find(|&due| due > age);
+        watched.report_age.store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.shared.inbox.sighting(Sighting::of(&self.shared, lane, poll, age));
     }
 
