@@ -1,5 +1,6 @@
 //! What may go where: between threads, and out of a pin.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(feature = "prometheus")]
 
 use std::fmt::{Debug, Display};
 use std::future::Ready;

@@ -1,5 +1,6 @@
 //! Nothing is lost and nothing counts twice, whatever becomes of requests and on whatever thread.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 

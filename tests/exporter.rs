@@ -1,6 +1,6 @@
 //! Tests of what is exported, each in a process of its own, as the recorder is the process's.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
-#![cfg(feature = "prometheus")]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 use std::future::Future;
 use std::io::{Read, Write};

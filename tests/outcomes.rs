@@ -1,5 +1,6 @@
 //! How requests end: each once, and in the outcome that is true.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Tests of the reports: `tracing` events inside the request's own span, limited by route, never written by a polling thread.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(feature = "axum")]
 
 use std::io;
 use std::sync::{Arc, Mutex};

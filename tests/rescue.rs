@@ -1,6 +1,7 @@
 //! A test that one blocked worker does not freeze an application whose other workers are idle: over real kept-alive sockets, on 2 and
 //! 4 workers, with the rescue and without.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![cfg(feature = "axum")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

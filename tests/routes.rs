@@ -1,5 +1,6 @@
 //! Which route a request counts under.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 

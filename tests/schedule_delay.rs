@@ -1,5 +1,6 @@
 //! Tests of the schedule delay: from a request's wake to its next poll, request by request.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 

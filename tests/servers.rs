@@ -1,5 +1,6 @@
 //! Over real sockets, with the servers people use.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Background tasks, on every kind of runtime.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 
