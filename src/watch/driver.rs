@@ -22,8 +22,8 @@ use crate::cells::Lane;
 use crate::shared::Shared;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// How old a poll must be before the driver is looked at.
-const SUSPECT: Duration = Duration::from_millis(5);
+/// A poll this old may have left the I/O driver to nobody.
+pub(super) const SUSPECT: Duration = Duration::from_millis(5);
 /// How long an answer may take before the driver counts as starved. A worker that waits on it answers in microseconds.
 const PATIENCE: Duration = Duration::from_millis(2);
 

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Rescuer;
+use super::driver::SUSPECT;
 use crate::cells::{Bounds, Histogram, Lane, Poll, Samples};
 use crate::shared::Shared;
 use crate::shared::Sighting;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A poll this old may have left the I/O driver to nobody.
-const SUSPECT: Duration = Duration::from_millis(5);
 /// The longest pause between two looks while something is polled.
 const LONGEST_TICK: Duration = Duration::from_millis(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
