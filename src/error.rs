@@ -23,6 +23,7 @@ enum Kind {
     MaxRoutes(usize),
     RuntimeName,
     Thread(io::Error),
+    Signal(io::Error),
 }
 
 // === impl SpawnError ===
@@ -46,6 +47,10 @@ impl SpawnError {
 
     pub(crate) fn runtime_name() -> Self {
         Self(Kind::RuntimeName)
+    }
+
+    pub(crate) fn signal(error: io::Error) -> Self {
+        Self(Kind::Signal(error))
     }
 
     pub(crate) fn thread(error: io::Error) -> Self {
@@ -75,6 +80,9 @@ impl fmt::Display for SpawnError {
             }
             Kind::RuntimeName => f.write_str("runtime_name is empty: it is a label's value, the default is \"main\""),
             Kind::Thread(error) => write!(f, "a watching thread could not be started: {error}"),
+            Kind::Signal(error) => {
+                write!(f, "the handler for SIGURG could not be installed, which `stack_signals(true)` needs: {error}")
+            }
         }
     }
 }
@@ -82,7 +90,7 @@ impl fmt::Display for SpawnError {
 impl Error for SpawnError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
-            Kind::Thread(error) => Some(error),
+            Kind::Thread(error) | Kind::Signal(error) => Some(error),
             _ => None,
         }
     }

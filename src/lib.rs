@@ -153,16 +153,40 @@ mod board;
 mod cells;
 mod clock;
 mod error;
+mod evidence;
 mod export;
 mod meter;
 mod middleware;
 mod monitor;
+// What is only used where stacks can be taken is compiled everywhere.
+#[cfg_attr(
+    not(all(
+        feature = "stacks",
+        target_os = "linux",
+        target_arch = "x86_64",
+        target_env = "gnu",
+        not(tower_stall_elsewhere)
+    )),
+    allow(dead_code)
+)]
+mod os;
 mod outcome;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod report;
 mod routes;
 mod shared;
+#[cfg_attr(
+    not(all(
+        feature = "stacks",
+        target_os = "linux",
+        target_arch = "x86_64",
+        target_env = "gnu",
+        not(tower_stall_elsewhere)
+    )),
+    allow(dead_code)
+)]
+mod stacks;
 mod stall;
 mod sync;
 mod threads;

@@ -24,7 +24,7 @@ pub(crate) struct Route {
 /// All routes of a monitor.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// Fixed routes first: `unmatched` and `overflow` of each method.
+    /// Fixed routes first: `unmatched` and `overflow` of each method, and `unattributed`.
     names: Box<[OnceLock<Route>]>,
     known: RwLock<Known>,
     capacity: usize,
@@ -37,12 +37,14 @@ pub(crate) struct Known([HashMap<Box<str>, RouteId>; METHODS.len()]);
 
 /// The route of requests that matched none.
 pub(crate) const UNMATCHED: &str = "unmatched";
+/// The route of stalls outside all that is measured.
+pub(crate) const UNATTRIBUTED: &str = "unattributed";
 /// The route of requests whose own one is past the cap.
 pub(crate) const OVERFLOW: &str = "overflow";
 
 const METHODS: [&str; 11] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "OTHER", "TASK"];
-const FIXED: usize = 2 * METHODS.len();
+const FIXED: usize = 2 * METHODS.len() + 1;
 const LONGEST_NAME: usize = 256;
 
 // === impl Method ===
@@ -110,6 +112,9 @@ impl RouteId {
 // === impl Routes ===
 
 impl Routes {
+    /// Stalls outside all that is measured.
+    pub(crate) const UNATTRIBUTED: RouteId = RouteId(2 * METHODS.len() as u16);
+
     /// The most distinct pairs that the numbers can tell apart.
     pub(crate) const MOST: usize = 16_384;
 
@@ -122,6 +127,8 @@ impl Routes {
                 let _ = names[id].set(Route { method, name: name.into() });
             }
         }
+        let unattributed = Route { method: Method::TASK.as_str(), name: UNATTRIBUTED.into() };
+        let _ = names[Self::UNATTRIBUTED.index()].set(unattributed);
         Self { names, known: RwLock::default(), capacity, overflowed: AtomicU64::new(0) }
     }
 
@@ -135,6 +142,7 @@ impl Routes {
         match name {
             None | Some("" | UNMATCHED) => method.unmatched(),
             Some(OVERFLOW) => method.overflow(),
+            Some(UNATTRIBUTED) if method == Method::TASK => Self::UNATTRIBUTED,
             Some(name) => {
                 let name = label(name);
                 self.known(method, &name).unwrap_or_else(|| self.intern(method, &name))

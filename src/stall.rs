@@ -22,12 +22,28 @@ pub struct Stall {
     pub(crate) threshold: Duration,
     pub(crate) in_progress: bool,
     pub(crate) cause: Cause,
-    pub(crate) syscall: Option<Arc<str>>,
+    pub(crate) syscall: Option<&'static str>,
+    pub(crate) detail: Option<Arc<str>>,
     pub(crate) worker: Option<usize>,
     pub(crate) held_up: usize,
     pub(crate) io_starved: bool,
     pub(crate) rescued: bool,
-    pub(crate) frames: Vec<Frame>,
+    pub(crate) frames: Arc<[Frame]>,
+    pub(crate) missing: Option<Missing>,
+}
+
+/// Why a report has no line of code, or no stack at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub(crate) enum Missing {
+    /// No stack is taken in this process.
+    Stacks(&'static str),
+    /// The thread ran, and is not to be interrupted.
+    Running,
+    /// It was not caught, or what was copied made no sense.
+    NotCaught,
+    /// The program has no line tables.
+    Lines,
 }
 
 /// Why a poll lasted.
@@ -43,7 +59,7 @@ pub enum Cause {
     Preempted,
     /// The whole process was stopped.
     Paused,
-    /// Not known. All that this version says.
+    /// Not known: the poll was over before the watchdog saw it, or the system does not tell.
     Unknown,
 }
 
@@ -52,17 +68,18 @@ pub enum Cause {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Frame {
-    function: String,
-    location: Option<Location>,
+    pub(crate) function: String,
+    pub(crate) location: Option<Location>,
+    pub(crate) is_application: bool,
 }
 
 /// A line of source code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Location {
-    file: String,
-    line: u32,
+    pub(crate) file: String,
+    pub(crate) line: u32,
 }
 
 // === impl Stall ===
@@ -113,7 +130,14 @@ impl Stall {
     /// The system call the thread was in, where that is known.
     #[must_use]
     pub fn syscall(&self) -> Option<&str> {
-        self.syscall.as_deref()
+        self.syscall
+    }
+
+    /// One more fact about the cause, where there is one: what the file descriptor of the system call leads to, such as
+    /// `socket to 10.0.0.7:5432`, or what kept the thread off the cores.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
     }
 
     /// The index of the runtime's worker that was held. `None` for a thread that is not a worker of the watched runtime, such as
@@ -145,13 +169,19 @@ impl Stall {
     /// The first line of code on the stack that is the user's, where a stack was taken.
     #[must_use]
     pub fn location(&self) -> Option<&Location> {
-        self.frames.iter().find_map(|frame| frame.location.as_ref())
+        self.frames.iter().find(|frame| frame.is_application).and_then(Frame::location)
     }
 
     /// The stack inside the handler, innermost call first; empty where none was taken.
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
         &self.frames
+    }
+
+    /// Why there is no line of code, or no stack at all, and what to do about it. `None` where both are there.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.map(Missing::as_str)
     }
 }
 
@@ -165,8 +195,14 @@ impl fmt::Display for Stall {
             write!(f, ", worker {worker}")?;
         }
         write!(f, ", cause: {}", self.cause.as_str())?;
-        if let Some(syscall) = &self.syscall {
+        if let Some(syscall) = self.syscall {
             write!(f, " in `{syscall}`")?;
+        }
+        if let Some(detail) = &self.detail {
+            write!(f, " ({detail})")?;
+        }
+        if let Some(location) = self.location() {
+            write!(f, "\n  at: {location}")?;
         }
         match self.held_up {
             0 => write!(f, "\n  no other request was in flight")?,
@@ -178,6 +214,9 @@ impl fmt::Display for Stall {
             (true, false) => "\n  all timers and I/O of the runtime stood still",
             (false, _) => "",
         })?;
+        if let Some(missing) = self.missing() {
+            write!(f, "\n  {missing}")?;
+        }
         self.frames.iter().try_for_each(|frame| write!(f, "\n    {frame}"))
     }
 }
@@ -196,6 +235,23 @@ impl fmt::Display for Millis {
 #[cfg(feature = "serde")]
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+// === impl Missing ===
+
+impl Missing {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stacks(why) => why,
+            Self::Running => {
+                "no stack: the thread was running; with `stack_signals(true)` it is interrupted for an instant to copy it"
+            }
+            Self::NotCaught => "no stack: the thread was not caught, or its stack made no sense",
+            Self::Lines => {
+                "no lines: build with `debug = \"line-tables-only\"` in the profile, and do not strip the program"
+            }
+        }
+    }
 }
 
 // === impl Cause ===
@@ -221,6 +277,13 @@ impl Frame {
     #[must_use]
     pub fn function(&self) -> &str {
         &self.function
+    }
+
+    /// Whether it is code of the application: not of the standard library, a dependency or a C library, and not generated by a
+    /// build script.
+    #[must_use]
+    pub fn is_application(&self) -> bool {
+        self.is_application
     }
 
     /// Where in the source the call is.
@@ -279,7 +342,9 @@ mod tests {
             held_up: 37,
             io_starved: true,
             rescued: true,
-            frames: Vec::new(),
+            frames: [].into(),
+            missing: None,
+            detail: None,
         }
     }
 

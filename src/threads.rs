@@ -12,7 +12,8 @@ use crate::error::SpawnError;
 use crate::export::Exporter;
 use crate::report::{Hook, Reporter};
 use crate::shared::Shared;
-use crate::watch::{Lag, Pulse, Rescuer, Sentinel, Watchdog, probe};
+use crate::stacks::Capturer;
+use crate::watch::{Lag, Pulse, Rescuer, Sentinel, Watchdog, meet_workers, probe};
 
 /// Keeps the watching threads and tasks of one monitor alive: they end when it is dropped.
 #[derive(Debug)]
@@ -31,13 +32,15 @@ impl Watch {
     ) -> Result<Self, SpawnError> {
         let shared = Arc::new(shared);
         check_drivers(&shared.runtime)?;
+        let signals = shared.stack_signals && shared.no_stacks.is_none();
+        let capturer = Capturer::new(signals).map_err(SpawnError::signal)?;
         let (board, lag, pulse) = (Arc::<Board>::default(), Arc::<Lag>::default(), Arc::<Pulse>::default());
 
         let exporter = Exporter::new(&shared, Arc::clone(&lag), Arc::clone(&pulse));
         let reporter = Reporter::new(Arc::clone(&shared), Arc::clone(&board), exporter, hook, reports_per_minute);
         let (rescuer, sentinel) = Rescuer::spawn(Arc::clone(&shared), rescue && has_idle_workers(&shared.runtime))
             .map_err(SpawnError::thread)?;
-        let watchdog = Watchdog::new(Arc::clone(&shared), pulse, rescuer.clone());
+        let watchdog = Watchdog::new(Arc::clone(&shared), pulse, rescuer.clone(), capturer);
 
         let started = spawn_thread("tower-stall-report", move || reporter.run()).and_then(|reporter| {
             shared.inbox.attend(reporter);
@@ -52,7 +55,9 @@ impl Watch {
                 return Err(error);
             }
         }
-        let probe = probe(lag, shared.clock.clone(), shared.bounds.clone());
+        let met = Arc::clone(&shared);
+        let meet = move |round| meet_workers(&met, round);
+        let probe = probe(lag, shared.clock.clone(), shared.bounds.clone(), meet);
         let tasks = [shared.runtime.spawn(probe).abort_handle(), shared.runtime.spawn(sentinel.run()).abort_handle()];
         Ok(Self { shared, board, tasks })
     }

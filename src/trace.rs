@@ -34,6 +34,10 @@ impl SpanRef {
     pub(crate) fn current() -> Self {
         Self(Span::current())
     }
+
+    pub(crate) fn none() -> Self {
+        Self(Span::none())
+    }
 }
 
 // === impl Tracing ===
@@ -81,7 +85,8 @@ fn emit(stall: &Stall, parent: Option<Id>, suppressed: u64) {
         duration_ms = millis(stall.duration),
         threshold_ms = millis(stall.threshold),
         cause = stall.cause.as_str(),
-        syscall = stall.syscall.as_deref(),
+        syscall = stall.syscall,
+        detail = stall.detail.as_deref(),
         worker = stall.worker,
         held_up = stall.held_up,
         io_starved = stall.io_starved,
@@ -90,6 +95,7 @@ fn emit(stall: &Stall, parent: Option<Id>, suppressed: u64) {
         in_progress = stall.in_progress,
         suppressed,
         stack,
+        missing = stall.missing(),
         "{}", headline(stall)
     );
 }

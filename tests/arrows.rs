@@ -62,7 +62,8 @@ fn metrics_tracing_and_unsafe_code_keep_to_their_places() -> Result<()> {
             assert!(!tracing || path == "trace.rs", "{path} uses tracing: {line}");
         }
         for line in source.text.lines().filter(|line| !is_comment(line)) {
-            assert!(!has_word(line, "unsafe ") || path == "wake.rs", "{path} has unsafe code: {line}");
+            let may = ["wake.rs", "os/linux.rs", "stacks/linux/signal.rs"].contains(&path);
+            assert!(!has_word(line, "unsafe ") || may, "{path} has unsafe code: {line}");
         }
     }
     Ok(())

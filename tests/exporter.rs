@@ -95,8 +95,9 @@ fn a_scrape_during_a_block_of_the_only_worker_answers_and_shows_it() {
         runtime.block_on(blocked).unwrap();
         eventually("it is over", || value(&scrape(metrics), in_progress) == Some(0.0));
         eventually("no worker is stalled", || value(&scrape(metrics), stalled) == Some(0.0));
-        let stolen = r#"tower_stall_duration_seconds_sum{method="GET",route="/block",cause="unknown"}"#;
-        eventually("it is counted", || value(&scrape(metrics), stolen).is_some_and(|sum| (3.0..4.0).contains(&sum)));
+        let stolen = r#"tower_stall_duration_seconds_sum{method="GET",route="/block",cause="blocked"}"#;
+        // The counter's rate is measured at the start, on a busy machine not too well.
+        eventually("it is counted", || value(&scrape(metrics), stolen).is_some_and(|sum| (2.9..4.0).contains(&sum)));
         let lag = r#"tower_stall_lag_seconds_count{runtime="main",probe="timer"}"#;
         eventually("missed probes are filled in", || value(&scrape(metrics), lag).is_some_and(|count| count >= 20.0));
     });

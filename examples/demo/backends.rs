@@ -19,6 +19,12 @@ pub(crate) struct Cache {
     entries: Arc<Mutex<HashMap<String, String>>>,
 }
 
+/// What ten customers have, each behind a lock of its own.
+#[derive(Clone, Default)]
+pub(crate) struct Accounts {
+    balances: Arc<[Mutex<i64>; 10]>,
+}
+
 // === impl NetworkDisk ===
 
 impl NetworkDisk {
@@ -79,6 +85,18 @@ impl Cache {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    pub(crate) fn transfer(&self, from: usize, to: usize) {
+        let account = |number: usize| self.balances[number % 10].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut payer = account(from);
+        let mut payee = account(to);
+        *payer -= 1;
+        *payee += 1;
     }
 }
 

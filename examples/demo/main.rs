@@ -7,6 +7,7 @@
 //! clients' runtime; the metrics' server; and the main thread, which draws.
 
 mod backends;
+mod flame;
 mod options;
 mod page;
 mod reports;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tower_stall::StallMonitor;
 
+use self::flame::Flamegraph;
 use self::options::{Command, HELP, Options};
 use self::page::Page;
 use self::screen::Screen;
@@ -53,8 +55,12 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), Failure> {
     let mut screen = Screen::of_stdout();
     reports::install(options.log.as_deref(), &screen)?;
+    let flamegraph = options.flamegraph.as_deref().map(Flamegraph::create).transpose()?;
     let demo = Demo::start(options, &screen)?;
     demo.watch(&mut screen, options.seconds)?;
+    if let Some(flamegraph) = flamegraph {
+        flamegraph.draw(&demo.page.stacks())?;
+    }
     demo.end(&mut screen)
 }
 
@@ -86,6 +92,9 @@ impl Demo {
         let monitor = watch(&service, options)?;
         let address = service.block_on(service::start(local(options.port), &monitor))?;
         let traffic = options.traffic.then(|| Traffic::start(&clients, address));
+        if options.deadlock {
+            traffic::ask_once(address, "/accounts/7/transfer/7")?;
+        }
         let interrupted = interrupts(&clients);
         let page = Page::new(monitor, options, address, metrics, traffic, screen.has_colors());
         Ok(Self { service, clients, interrupted, page })
@@ -125,6 +134,7 @@ fn watch(service: &Runtime, options: &Options) -> Result<StallMonitor, tower_sta
         .runtime(service.handle().clone())
         .stall_threshold(options.threshold)
         .rescue(options.rescue)
+        .stack_signals(options.signals)
         .spawn()
 }
 

@@ -20,6 +20,9 @@ Options:
   --seconds N       ends after that time [default: at Ctrl-C]
   --no-rescue       lets timers and I/O stand still while the worker that drives them is held
   --no-traffic      makes no requests: bring your own
+  --no-signals      does not interrupt threads that run, so that their lines are not known
+  --deadlock        sends a request whose handler waits for a lock that it has itself
+  --flamegraph FILE writes where the stalls took their time, as an SVG, at the end
   --log FILE        appends the reports to a file [default: stderr, or nowhere where the table is live]
   --help            prints this
 ";
@@ -37,6 +40,9 @@ pub(crate) struct Options {
     pub(crate) seconds: Option<u64>,
     pub(crate) rescue: bool,
     pub(crate) traffic: bool,
+    pub(crate) signals: bool,
+    pub(crate) deadlock: bool,
+    pub(crate) flamegraph: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
 }
 
@@ -56,6 +62,9 @@ impl Default for Options {
             seconds: None,
             rescue: true,
             traffic: true,
+            signals: true,
+            deadlock: false,
+            flamegraph: None,
             log: None,
         }
     }
@@ -84,6 +93,9 @@ impl Options {
             "--seconds" => self.seconds = Some(value()?.number(1..=86_400)?),
             "--no-rescue" => self.rescue = false,
             "--no-traffic" => self.traffic = false,
+            "--no-signals" => self.signals = false,
+            "--deadlock" => self.deadlock = true,
+            "--flamegraph" => self.flamegraph = Some(value()?.text.into()),
             "--log" => self.log = Some(value()?.text.into()),
             _ => return Err(format!("unknown option `{option}`; `--help` lists them")),
         }

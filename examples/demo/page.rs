@@ -51,6 +51,11 @@ impl Page {
         format!("{}\n{}", self.heading(), self.table())
     }
 
+    /// Where the stalls took their time, as flame-graph tools read it.
+    pub(crate) fn stacks(&self) -> String {
+        self.monitor.collapsed_stacks()
+    }
+
     fn heading(&self) -> String {
         let seconds = self.started.elapsed().as_secs();
         let requests = self.traffic.as_ref().map_or_else(|| "no traffic of our own".to_owned(), ToString::to_string);

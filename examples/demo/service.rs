@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::{task, time};
 use tower_stall::StallMonitor;
 
-use crate::backends::{Cache, NetworkDisk};
+use crate::backends::{Accounts, Cache, NetworkDisk};
 use crate::sick;
 use crate::work::{self, Sizes};
 
@@ -23,6 +23,7 @@ use crate::work::{self, Sizes};
 pub(crate) struct App {
     pub(crate) disk: NetworkDisk,
     pub(crate) cache: Cache,
+    pub(crate) accounts: Accounts,
     pub(crate) sizes: Sizes,
 }
 
@@ -55,12 +56,14 @@ fn routes() -> Router<App> {
         .route("/files/{name}", get(sick::file))
         .route("/cache/{key}", get(sick::cached))
         .route("/export", get(sick::export))
+        .route("/accounts/{from}/transfer/{to}", get(sick::transfer))
         .route("/events", get(sick::events))
 }
 
 impl App {
     fn start() -> io::Result<Self> {
-        Ok(Self { disk: NetworkDisk::mount()?, cache: Cache::open()?, sizes: Sizes::measure() })
+        let (disk, cache) = (NetworkDisk::mount()?, Cache::open()?);
+        Ok(Self { disk, cache, accounts: Accounts::default(), sizes: Sizes::measure() })
     }
 }
 

@@ -28,6 +28,12 @@ pub(crate) async fn cached(State(app): State<App>, Path(key): Path<String>) -> S
     app.cache.get_or_make(&key)
 }
 
+/// Waits for the lock that it has itself, where both accounts are one.
+pub(crate) async fn transfer(State(app): State<App>, Path((from, to)): Path<(usize, usize)>) -> &'static str {
+    app.accounts.transfer(from, to);
+    "done"
+}
+
 /// Serializes too much at once.
 pub(crate) async fn export(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], work::document(app.sizes.rows))

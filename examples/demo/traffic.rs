@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +53,15 @@ const USERS: [User; 11] = [
     User::every(900, "GET", "/export"),
     User::every(700, "GET", "/events"),
 ];
+
+/// Sends one request, and does not wait for the answer.
+pub(crate) fn ask_once(service: SocketAddr, path: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(service)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    // Open to the end, as with a client that is patient.
+    std::mem::forget(stream);
+    Ok(())
+}
 
 // === impl Traffic ===
 

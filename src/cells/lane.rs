@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use super::RouteCells;
 use super::histogram::add;
 use super::slot::Slot;
+use super::watched::Watched;
+use crate::os::Tid;
 use crate::routes::{Known, Method, RouteId, Routes};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,21 +23,22 @@ pub(crate) struct Lane {
     stalled_inside: AtomicU64,
     /// The worker's index in the watched runtime plus one, 0 for other threads.
     worker: AtomicU64,
+    /// The thread's number in the kernel, 0 while nobody has the lane.
+    thread: AtomicU64,
+    /// The lowest address of the thread's stack, and the first one above it; 0 where they are not known.
+    stack: [AtomicU64; 2],
     routes: Box<[OnceLock<Box<RouteCells>>]>,
     owner: Owner,
     pub(crate) watched: Watched,
 }
 
-/// What the watching threads note about the poll in a lane, each by its start.
-#[derive(Debug, Default)]
-pub(crate) struct Watched {
-    /// The poll whose next report is due at `report_age`, in ticks. The watchdog's.
-    pub(crate) poll: AtomicU64,
-    pub(crate) report_age: AtomicU64,
-    /// The last poll during which the I/O driver was seen to stand still. The rescuer's.
-    pub(crate) starved: AtomicU64,
-    /// The last poll during which the I/O driver was taken over after a nudge. The rescuer's.
-    pub(crate) rescued: AtomicU64,
+/// Which poll something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Subject {
+    /// The lane, by its address, or another number that no lane has.
+    pub(crate) lane: usize,
+    /// When the poll began, in ticks.
+    pub(crate) start: u64,
 }
 
 /// Whether a thread has the lane. Whoever turns it from free to taken is the one writer until it is free again.
@@ -90,6 +93,8 @@ impl Lane {
             requests_ended: AtomicU64::new(0),
             stalled_inside: AtomicU64::new(0),
             worker: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            stack: [AtomicU64::new(0), AtomicU64::new(0)],
             routes: (0..routes).map(|_| OnceLock::new()).collect(),
             owner: Owner(AtomicBool::new(true)),
             watched: Watched::default(),
@@ -120,6 +125,25 @@ impl Lane {
         self.worker.store(worker.map_or(0, |index| index as u64 + 1), Ordering::Relaxed);
     }
 
+    /// The poll in this lane that began at `start`.
+    pub(crate) fn subject(&self, start: u64) -> Subject {
+        Subject { lane: std::ptr::from_ref(self).addr(), start }
+    }
+
+    /// The thread that has the lane and its stack's bounds.
+    pub(crate) fn thread(&self) -> Option<(Tid, [u64; 2])> {
+        // Acquire, the partner of the Release below.
+        let thread = i32::try_from(self.thread.load(Ordering::Acquire)).ok().filter(|&thread| thread != 0)?;
+        Some((Tid(thread), [0, 1].map(|end| self.stack[end].load(Ordering::Relaxed))))
+    }
+
+    pub(crate) fn set_thread(&self, thread: Tid, stack: [u64; 2]) {
+        for (end, address) in self.stack.iter().zip(stack) {
+            end.store(address, Ordering::Relaxed);
+        }
+        self.thread.store(u64::try_from(thread.0).unwrap_or(0), Ordering::Release);
+    }
+
     /// Takes the time of the stalls inside the poll that goes on, or has just ended.
     #[inline]
     pub(crate) fn take_stalled_inside(&self) -> u64 {
@@ -132,20 +156,6 @@ impl Lane {
     #[inline]
     pub(crate) fn set_stalled_inside(&self, ticks: u64) {
         self.stalled_inside.store(ticks, Ordering::Relaxed);
-    }
-}
-
-// === impl Watched ===
-
-impl Watched {
-    /// Whether the I/O driver was seen to stand still during the poll that began at `start`.
-    pub(crate) fn is_starved(&self, start: u64) -> bool {
-        self.starved.load(Ordering::Relaxed) == start
-    }
-
-    /// Whether the I/O driver was taken over after a nudge during the poll that began at `start`.
-    pub(crate) fn is_rescued(&self, start: u64) -> bool {
-        self.rescued.load(Ordering::Relaxed) == start
     }
 }
 
@@ -274,6 +284,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.lane.set_worker(None);
+        self.lane.set_thread(Tid(0), [0, 0]);
         self.lane.owner.free();
     }
 }

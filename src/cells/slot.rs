@@ -1,6 +1,6 @@
 //! What a thread is polling right now, written by that thread and read by the watchdog.
 //!
-//! The writer stamps `start` and `span`, then publishes them with `state`; on the way out it publishes an idle `state`. Each
+//! The writer stamps `start`, `span` and `mark`, then publishes them with `state`; on the way out it publishes an idle `state`. Each
 //! `state` carries a number that never comes back, so a reader that finds the same `state` before and after it read the stamps
 //! knows that they belong together.
 
@@ -17,6 +17,8 @@ pub(crate) struct Poll {
     pub(crate) start: u64,
     /// The request's `tracing` span, 0 for none.
     pub(crate) span: u64,
+    /// An address in the stack frame that makes the poll: what the poll calls lies below it.
+    pub(crate) mark: u64,
 }
 
 /// The place where a thread says what it is polling.
@@ -25,6 +27,7 @@ pub(crate) struct Slot {
     state: AtomicU64,
     start: AtomicU64,
     span: AtomicU64,
+    mark: AtomicU64,
 }
 
 /// What the thread was polling when a further measured poll began inside that poll.
@@ -77,6 +80,7 @@ impl Slot {
             phase: state.phase(),
             start: self.start.load(Ordering::Relaxed),
             span: self.span.load(Ordering::Relaxed),
+            mark: self.mark.load(Ordering::Relaxed),
         })
     }
 
@@ -89,8 +93,9 @@ impl Slot {
         // Acquire, the partner of the Release in `publish`: who reads a later poll's stamp reads a later state below.
         let start = self.start.load(Ordering::Acquire);
         let span = self.span.load(Ordering::Acquire);
+        let mark = self.mark.load(Ordering::Acquire);
         let unchanged = State(self.state.load(Ordering::Relaxed)) == state;
-        unchanged.then(|| Poll { route: state.route(), phase: state.phase(), start, span })
+        unchanged.then(|| Poll { route: state.route(), phase: state.phase(), start, span, mark })
     }
 
     /// A number that grows with every poll.
@@ -104,6 +109,7 @@ impl Slot {
         self.state.store(last.idle().0, Ordering::Relaxed);
         self.start.store(poll.start, Ordering::Release);
         self.span.store(poll.span, Ordering::Release);
+        self.mark.store(poll.mark, Ordering::Release);
         self.state.store(last.next(poll.route, poll.phase).0, Ordering::Release);
     }
 }
@@ -157,7 +163,7 @@ mod tests {
     use super::*;
 
     fn poll(route: u64, start: u64) -> Poll {
-        Poll { route: RouteId::from_bits(route), phase: Phase::Body, start, span: start + 1 }
+        Poll { route: RouteId::from_bits(route), phase: Phase::Body, start, span: start + 1, mark: start + 2 }
     }
 
     #[test]
@@ -190,7 +196,13 @@ mod loom {
     use ::loom::{sync::Arc, thread};
 
     fn poll(number: u64) -> Poll {
-        Poll { route: RouteId::from_bits(number), phase: Phase::Handler, start: number * 100, span: number * 7 }
+        Poll {
+            route: RouteId::from_bits(number),
+            phase: Phase::Handler,
+            start: number * 100,
+            span: number * 7,
+            mark: number * 3,
+        }
     }
 
     /// The reader is the spawned thread: loom lets it see old values only then.

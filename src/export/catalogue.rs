@@ -38,6 +38,8 @@ catalogue! {
         "Sum of a request's polls.";
     REQUESTS: Counter "requests_total" None,
         "Requests that are over, by outcome.";
+    HANDED_OFF: Counter "handed_off_polls_total" None,
+        "Polls longer than the threshold that gave their worker away by block_in_place.";
     IN_FLIGHT: Gauge "requests_in_flight" None,
         "Requests between their call and the end of their body.";
     STALLS: Histogram "duration_seconds" SECONDS,
@@ -60,8 +62,10 @@ catalogue! {
         "Tasks that wait in the runtime's shared queue.";
     RESCUES: Counter "rescues_total" None,
         "Stalls during which timers and I/O stood still until a nudge woke another worker.";
+    STACK_CAPTURES: Counter "stack_captures_total" None,
+        "Attempts to take the stack of a stalled thread, by result.";
     REPORTS_SUPPRESSED: Counter "reports_suppressed_total" None,
-        "Reports left out because their route had written enough.";
+        "Reports left out because their culprit had written enough.";
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" None,
         "Requests counted under the route overflow.";
     EVENTS_DROPPED: Counter "events_dropped_total" None,

@@ -84,16 +84,18 @@ impl Exporter {
         let mut due = Vec::new();
         for (id, route) in shared.routes.iter() {
             let totals = shared.totals(id);
-            if totals.started == 0 {
+            let mut stalls = board.read().stalls.get(&id).cloned().unwrap_or_default();
+            let handed_off = board.read().handed_off.get(&id).copied().unwrap_or_default();
+            // What is unattributed has no requests.
+            if totals.started == 0 && stalls.is_empty() && !stalled.by_route.contains_key(&id) {
                 continue;
             }
-            let mut stalls = board.read().stalls.get(&id).cloned().unwrap_or_default();
             if totals.unreported_stalls.count() > 0 {
                 stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
             }
             let stalled_for = stalled.by_route.get(&id).copied().unwrap_or_default();
             self.routes.entry(id).or_insert_with(|| RouteSeries::new(route));
-            due.push((id, RouteNow { totals, stalls, stalled_for }));
+            due.push((id, RouteNow { totals, stalls, handed_off, stalled_for }));
         }
         let pending = due.iter().filter_map(|(id, now)| Some(self.routes.get(id)?.pending(now))).sum();
         let mut pace = self.allowance.pace(self.flushed_at.elapsed(), pending);
@@ -118,6 +120,7 @@ impl Exporter {
                 overflowed: shared.routes.overflowed(),
                 dropped: shared.inbox.dropped(),
                 hook_panics: found.hook_panics,
+                captures: shared.captures.counted(),
                 ticks: self.pulse.ticks(),
             },
         }
@@ -127,11 +130,11 @@ impl Exporter {
 impl Stalled {
     fn now(shared: &Shared) -> Self {
         let mut stalled = Self { by_route: HashMap::new(), workers: BTreeMap::new() };
-        for (lane, poll, age) in shared.stalled() {
-            let age = shared.clock.duration(age);
-            let oldest = stalled.by_route.entry(poll.route).or_default();
+        for now in shared.stalled() {
+            let age = shared.clock.duration(now.age);
+            let oldest = stalled.by_route.entry(now.poll.route).or_default();
             *oldest = age.max(*oldest);
-            if let Some(worker) = lane.worker() {
+            if let Some(worker) = now.worker {
                 let oldest = stalled.workers.entry(worker).or_default();
                 *oldest = age.max(*oldest);
             }

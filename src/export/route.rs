@@ -21,6 +21,8 @@ use crate::stall::Cause;
 pub(super) struct RouteNow {
     pub(super) totals: Totals,
     pub(super) stalls: HashMap<Cause, Samples>,
+    /// Long polls that gave their worker away.
+    pub(super) handed_off: u64,
     /// Age of the oldest stall in progress.
     pub(super) stalled_for: Duration,
 }
@@ -34,6 +36,7 @@ pub(super) struct RouteSeries {
     request_busy: SentSamples,
     stalls: HashMap<Cause, SentSamples>,
     outcomes: [SentCount; Outcome::ALL.len()],
+    handed_off: SentCount,
     in_flight: Key,
     in_progress: Key,
 }
@@ -56,6 +59,7 @@ impl RouteSeries {
                 let outcome = Label::from_static_parts("outcome", outcome.as_str());
                 SentCount::new(self::key(names::REQUESTS, &labels, Some(outcome)))
             }),
+            handed_off: SentCount::new(key(names::HANDED_OFF)),
             in_flight: key(names::IN_FLIGHT),
             in_progress: key(names::IN_PROGRESS),
             labels,
@@ -92,6 +96,9 @@ impl RouteSeries {
             if total > 0 {
                 sent.send(recorder, total);
             }
+        }
+        if now.handed_off > 0 {
+            self.handed_off.send(recorder, now.handed_off);
         }
         gauges.set(recorder, &self.in_flight, Combine::Sum, totals.in_flight() as f64);
         gauges.set(recorder, &self.in_progress, Combine::Max, now.stalled_for.as_secs_f64());

@@ -13,6 +13,7 @@ use super::pace::Pace;
 use super::sent::{SentCount, SentSamples};
 use crate::cells::Samples;
 use crate::clock::Clock;
+use crate::stacks::Outcome;
 use crate::watch::LagTotals;
 
 /// The numbers of the runtime and the watchdog at one moment.
@@ -34,6 +35,7 @@ pub(super) struct Counts {
     pub(super) overflowed: u64,
     pub(super) dropped: u64,
     pub(super) hook_panics: u64,
+    pub(super) captures: [u64; Outcome::ALL.len()],
     pub(super) ticks: u64,
 }
 
@@ -55,6 +57,7 @@ pub(super) struct RuntimeSeries {
     overflowed: SentCount,
     dropped: SentCount,
     hook_panics: SentCount,
+    captures: [SentCount; Outcome::ALL.len()],
     ticks: SentCount,
 }
 
@@ -101,6 +104,10 @@ impl RuntimeSeries {
             overflowed: count(names::ROUTES_OVERFLOWED),
             dropped: count(names::EVENTS_DROPPED),
             hook_panics: count(names::HOOK_PANICS),
+            captures: Outcome::ALL.map(|outcome| {
+                let result = vec![Label::from_static_parts("result", outcome.as_str())];
+                SentCount::new(Key::from_parts(names::STACK_CAPTURES.name, result))
+            }),
             ticks: count(names::WATCHDOG_TICKS),
         }
     }
@@ -118,6 +125,9 @@ impl RuntimeSeries {
         self.overflowed.send(recorder, now.counts.overflowed);
         self.dropped.send(recorder, now.counts.dropped);
         self.hook_panics.send(recorder, now.counts.hook_panics);
+        for (sent, &total) in self.captures.iter_mut().zip(&now.counts.captures) {
+            sent.send(recorder, total);
+        }
         self.ticks.send(recorder, now.counts.ticks);
     }
 

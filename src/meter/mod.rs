@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::task::Context;
 
 use crate::cells::{Outer, OwnLane, Poll};
+use crate::evidence::Evidence;
+use crate::os;
 use crate::outcome::{Outcome, Phase};
 use crate::routes::{Method, RouteId};
 use crate::shared::{Finished, Shared};
@@ -101,7 +103,9 @@ impl Meter {
     #[inline]
     pub(crate) fn poll<R>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
         let woken = self.wakes.take();
-        let scope = self.scope();
+        // A place in this very frame: what the poll calls lies below it.
+        let mark = 0_u8;
+        let scope = self.scope(&mark);
         if let Some(woken) = woken {
             scope.schedule_delay(woken);
         }
@@ -112,16 +116,18 @@ impl Meter {
     /// Measures one call as a poll.
     #[inline]
     pub(crate) fn measure<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        let _scope = self.scope();
+        let mark = 0_u8;
+        let _scope = self.scope(&mark);
         call()
     }
 
     #[inline]
-    fn scope(&mut self) -> Scope<'_> {
+    fn scope(&mut self, mark: &u8) -> Scope<'_> {
+        let mark = std::ptr::from_ref(std::hint::black_box(mark)).addr() as u64;
         let lane = self.shared.own_lane();
         let was_panicking = std::thread::panicking();
         let start = self.shared.clock.now();
-        let poll = Poll { route: self.route, phase: self.phase, start, span: self.span };
+        let poll = Poll { route: self.route, phase: self.phase, start, span: self.span, mark };
         let outer = Some(lane.slot.enter(poll));
         self.shared.alarm.wake();
         let stalled_before = lane.take_stalled_inside();
@@ -153,22 +159,38 @@ impl Scope<'_> {
 
     /// A poll that held its thread longer than the threshold: one message to the reporter.
     #[cold]
-    fn stalled(&self, ticks: u64) {
+    fn stalled(&self, ticks: u64, end: u64) {
         let shared = &self.meter.shared;
-        shared.locate(&self.lane);
+        let evidence = self.evidence(end);
+        let (route, phase, span) = (self.meter.route, self.meter.phase, self.meter.span);
         let finished = Finished {
-            poll: Poll { route: self.meter.route, phase: self.meter.phase, start: self.start, span: self.meter.span },
+            of: self.lane.subject(self.start),
+            poll: Poll { route, phase, start: self.start, span, mark: 0 },
             ticks,
+            end,
             threshold: shared.threshold(),
             worker: self.lane.worker(),
             held_up: shared.held_up_by(self.meter.route),
             io_starved: self.lane.watched.is_starved(self.start),
             rescued: self.lane.watched.is_rescued(self.start),
+            evidence,
             span: SpanRef::current(),
         };
         if !shared.inbox.finished(finished) {
             self.lane.cells(self.meter.route).unreported_stall(&shared.bounds, ticks);
         }
+    }
+
+    /// How the poll that ends now spent its time since the watchdog first looked at it.
+    fn evidence(&self, end: u64) -> Option<Evidence> {
+        let shared = &self.meter.shared;
+        let believed = self.lane.worker();
+        shared.locate(&self.lane);
+        let cpu = os::own_cpu_time()?;
+        let waited = os::turns(os::Tid::current())?.waited;
+        let evidence = self.lane.watched.evidence_at_end(self.start, shared.clock.duration(end), cpu, waited)?;
+        // The counters of a worker that this thread is not say nothing about it.
+        Some(Evidence { handed_off: evidence.handed_off && self.lane.worker() == believed, ..evidence })
     }
 }
 
@@ -189,7 +211,7 @@ impl Drop for Scope<'_> {
         let own = elapsed.saturating_sub(inside);
         let has_stalled = own > self.meter.shared.threshold();
         if has_stalled {
-            self.stalled(own);
+            self.stalled(own, end);
         }
         if nested {
             let told = if has_stalled { own } else { 0 };

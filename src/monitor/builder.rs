@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::error::{SpawnError, ThresholdError};
 use crate::report::Hook;
 use crate::routes::Routes;
-use crate::shared::{RouteLabel, Shared};
+use crate::shared::{RouteLabel, Shared, Stacks};
 use crate::stall::Stall;
 use crate::threads::Watch;
 
@@ -21,6 +21,7 @@ pub struct StallMonitorBuilder {
     runtime_name: String,
     max_routes: usize,
     route_label: Option<RouteLabel>,
+    stacks: Stacks,
     rescue: bool,
     on_stall: Option<Hook>,
     reports_per_minute: u32,
@@ -34,6 +35,7 @@ impl StallMonitorBuilder {
             runtime_name: "main".into(),
             max_routes: 512,
             route_label: None,
+            stacks: Stacks { taken: true, signals: false },
             rescue: true,
             on_stall: None,
             reports_per_minute: 10,
@@ -100,6 +102,31 @@ impl StallMonitorBuilder {
         self
     }
 
+    /// Whether to take the stacks of stalled threads, which give a report its line of code. **Defaults to** `true`.
+    ///
+    /// Only a thread that is asleep in a system call is looked at, from outside: its stack is copied, by `process_vm_readv`, while the
+    /// thread cannot change it. The thread is neither stopped nor signalled. On x86_64 Linux with glibc, where `/proc` and that call
+    /// are allowed; elsewhere no stack is taken, [`Stall::missing`] says so, and all the rest works. The first stack costs the
+    /// reporter's thread some milliseconds and the process some megabytes for the program's debug information.
+    pub fn stacks(mut self, stacks: bool) -> Self {
+        self.stacks.taken = stacks;
+        self
+    }
+
+    /// Whether to interrupt a stalled thread that is *running*, so that the line of a busy loop is known as well.
+    /// **Defaults to** `false`.
+    ///
+    /// One `SIGURG` is sent to that thread alone; its handler copies the registers and a few kilobytes of the stack, and returns. A handler that
+    /// was there before is called for all other such signals, and put back when the last monitor that signals ends.
+    ///
+    /// System calls are restarted (`SA_RESTART`), but a few are not, whatever the flag says: `poll`, `epoll_wait`, `nanosleep`, or a socket's read
+    /// with a timeout return `EINTR` if the thread enters one between the look and the signal, some microseconds. std and tokio go
+    /// on by themselves in all but the last.
+    pub fn stack_signals(mut self, signals: bool) -> Self {
+        self.stacks.signals = signals;
+        self
+    }
+
     /// Calls a function for each finished stall, and at each report of one in progress (at 1 s, and each time its age has
     /// doubled), whatever [`reports_per_minute`](Self::reports_per_minute) says.
     ///
@@ -111,7 +138,7 @@ impl StallMonitorBuilder {
         self
     }
 
-    /// How many reports each route may write a minute, in a burst or spread. **Defaults to** 10; 0 writes none.
+    /// How many reports each culprit, a line of a route, may write a minute, in a burst or spread. **Defaults to** 10; 0 writes none.
     ///
     /// Metrics, [`on_stall`](Self::on_stall) and [`recent_stalls`](StallMonitor::recent_stalls) are never limited. What is left out is
     /// counted in `tower_stall_reports_suppressed_total` and in the next report's field `suppressed`.
@@ -143,7 +170,8 @@ impl StallMonitorBuilder {
             Some(runtime) => runtime,
             None => Handle::try_current().map_err(|_| SpawnError::no_runtime())?,
         };
-        let shared = Shared::new(Clock::new(), runtime, &self.runtime_name, self.max_routes, self.route_label);
+        let name = &self.runtime_name;
+        let shared = Shared::new(Clock::new(), runtime, name, self.max_routes, self.route_label, self.stacks);
         shared.set_threshold(self.stall_threshold);
         let watch = Watch::start(shared, self.on_stall, self.reports_per_minute, self.rescue)?;
         Ok(StallMonitor { watch: Arc::new(watch) })
@@ -156,6 +184,7 @@ impl fmt::Debug for StallMonitorBuilder {
             .field("stall_threshold", &self.stall_threshold)
             .field("runtime_name", &self.runtime_name)
             .field("max_routes", &self.max_routes)
+            .field("stacks", &self.stacks)
             .field("rescue", &self.rescue)
             .field("reports_per_minute", &self.reports_per_minute)
             .finish_non_exhaustive()

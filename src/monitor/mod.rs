@@ -85,11 +85,29 @@ impl StallMonitor {
     /// The last 256 finished stalls, oldest first, then those in progress now.
     #[must_use]
     pub fn recent_stalls(&self) -> Vec<Stall> {
-        let mut stalls: Vec<_> = self.watch.board().read().recent.iter().cloned().collect();
         let shared = self.watch.shared();
-        let now = shared.stalled().map(|(lane, poll, age)| Sighting::of(shared, lane, poll, age));
-        stalls.extend(now.filter_map(|sighting| Stall::of_sighting(shared, &sighting)));
+        let found = self.watch.board().read();
+        let mut stalls: Vec<_> = found.recent.iter().cloned().collect();
+        let now = shared.stalled().map(|stalled| Sighting::of(shared, &stalled));
+        stalls.extend(now.filter_map(|now| Stall::of_sighting(shared, &now, found.samples.of(now.of))));
         stalls
+    }
+
+    /// Where the time of all stalls went so far, those in progress included: one line for each distinct stack, `route;outer;inner milliseconds`,
+    /// which is what flame-graph tools read.
+    ///
+    /// Each stack stands for the time since the one before it was taken: at the threshold, at each doubling of the age, and each
+    /// second. Bounded: of the stacks past 4096 distinct ones, only the route and the time are kept. Empty where no stacks are taken.
+    #[must_use]
+    pub fn collapsed_stacks(&self) -> String {
+        let shared = self.watch.shared();
+        let found = self.watch.board().read();
+        let mut collapsed = found.collapsed.clone();
+        for stalled in shared.stalled() {
+            let Some(route) = shared.routes.get(stalled.poll.route) else { continue };
+            collapsed.add_all(route.method, &route.name, found.samples.of(stalled.of), stalled.age, &shared.clock);
+        }
+        collapsed.text()
     }
 
     /// The routes that had requests so far, in the order of their first one.

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,19 +24,15 @@ pub struct RouteStats {
 
 impl RouteStats {
     pub(super) fn all(shared: &Shared, board: &Board) -> Vec<Self> {
-        let with_totals = shared.routes.iter().map(|(id, route)| (id, route, shared.totals(id)));
-        let seen = with_totals.filter(|(_, _, totals)| totals.started > 0);
-        let stats = seen.map(|(id, route, totals)| {
+        let stats = shared.routes.iter().filter_map(|(id, route)| {
+            let totals = shared.totals(id);
             let mut stalls = totals.unreported_stalls;
-            board
-                .read()
-                .stalls
-                .get(&id)
-                .into_iter()
-                .flat_map(|by_cause| by_cause.values())
-                .for_each(|more| stalls.merge(more));
-            let now = shared.stalled().filter(|(_, poll, _)| poll.route == id).map(|(_, _, age)| age).max();
-            Self::new(shared, route, &totals, &stalls, now)
+            let found = board.read();
+            found.stalls.get(&id).into_iter().flat_map(HashMap::values).for_each(|more| stalls.merge(more));
+            let now = shared.stalled().filter(|stalled| stalled.poll.route == id).map(|stalled| stalled.age).max();
+            // What is unattributed has no requests.
+            let is_seen = totals.started > 0 || stalls.count() > 0 || now.is_some();
+            is_seen.then(|| Self::new(shared, route, &totals, &stalls, now))
         });
         stats.collect()
     }

@@ -1,22 +1,63 @@
-//! How many reports a route may write: a bucket of tokens that fills over a minute.
+//! How many reports a culprit may write: a bucket of tokens that fills over a minute.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// The budget of one route.
+use crate::stall::{Location, Stall};
+
+/// The budgets of all culprits, each its own, so that one noisy handler never silences another.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct Budgets {
+    per_minute: u32,
+    began: Instant,
+    budgets: HashMap<Culprit, Budget>,
+}
+
+/// Who is to blame: the line of a route, or the route where no line is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Culprit {
+    method: &'static str,
+    route: Arc<str>,
+    location: Option<Location>,
+}
+
+/// The budget of one culprit.
+#[derive(Debug)]
+struct Budget {
     tokens: f64,
     filled: Duration,
     suppressed: u64,
 }
 
+// === impl Budgets ===
+
+impl Budgets {
+    /// Culprits that are told apart by their line. There are no more lines in a program that block, one should hope.
+    const LINES: usize = 4096;
+
+    pub(super) fn new(per_minute: u32) -> Self {
+        Self { per_minute, began: Instant::now(), budgets: HashMap::new() }
+    }
+
+    /// Whether a stall may be reported now, and how many reports of its culprit were left out since the last one.
+    pub(super) fn take(&mut self, stall: &Stall) -> Option<u64> {
+        let (limit, now) = (self.per_minute, self.began.elapsed());
+        let location = stall.location().filter(|_| self.budgets.len() < Self::LINES).cloned();
+        let culprit = Culprit { method: stall.method, route: Arc::clone(&stall.route), location };
+        self.budgets.entry(culprit).or_insert_with(|| Budget::new(limit, now)).take(limit, now)
+    }
+}
+
+// === impl Budget ===
+
 impl Budget {
-    pub(super) fn new(per_minute: u32, now: Duration) -> Self {
+    fn new(per_minute: u32, now: Duration) -> Self {
         Self { tokens: f64::from(per_minute), filled: now, suppressed: 0 }
     }
 
     /// Whether a report may be written now, and how many were left out since the last one. `now` is since any fixed moment.
-    pub(super) fn take(&mut self, per_minute: u32, now: Duration) -> Option<u64> {
+    fn take(&mut self, per_minute: u32, now: Duration) -> Option<u64> {
         let full = f64::from(per_minute);
         let minutes = now.saturating_sub(self.filled).as_secs_f64() / 60.0;
         self.tokens = (self.tokens + minutes * full).min(full);

@@ -1,31 +1,38 @@
 //! The reporter's thread: it may be slow, and nobody waits for it.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::limit::Budget;
-use crate::board::Board;
-use crate::cells::Poll;
+use super::account::is_handed_off;
+use super::limit::Budgets;
+use crate::board::{Board, Sample};
 use crate::export::Exporter;
-use crate::routes::RouteId;
+use crate::routes::Routes;
 use crate::shared::{Finished, Shared, Sighting};
+use crate::stacks::{Capture, Outcome, Resolver};
 use crate::stall::{Cause, Stall};
 use crate::trace::{Parent, Tracing};
 
 /// A user's function that is told of each stall.
 pub(crate) type Hook = Box<dyn Fn(&Stall) + Send + Sync>;
 
+/// How long the reporter waits for the watchdog to have looked once more after a stall, which takes it a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it asks.
+const PAUSE: Duration = Duration::from_millis(2);
+
 pub(crate) struct Reporter {
     shared: Arc<Shared>,
     board: Arc<Board>,
     exporter: Exporter,
     hook: Option<Hook>,
-    reports_per_minute: u32,
     tracing: Tracing,
-    budgets: HashMap<RouteId, Budget>,
-    began: Instant,
+    budgets: Budgets,
+    resolver: Resolver,
+    /// Finished stalls that the watchdog may still have something to say about.
+    waiting: VecDeque<(Instant, Finished)>,
 }
 
 // === impl Reporter ===
@@ -38,8 +45,16 @@ impl Reporter {
         hook: Option<Hook>,
         reports_per_minute: u32,
     ) -> Self {
-        let (tracing, began) = (Tracing::current(), Instant::now());
-        Self { shared, board, exporter, hook, reports_per_minute, tracing, budgets: HashMap::new(), began }
+        Self {
+            shared,
+            board,
+            exporter,
+            hook,
+            tracing: Tracing::current(),
+            budgets: Budgets::new(reports_per_minute),
+            resolver: Resolver::new(),
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Works until the inbox is closed. A subscriber or a recorder that panics loses what it was told, and nothing else.
@@ -53,12 +68,16 @@ impl Reporter {
             if closed {
                 return;
             }
-            std::thread::park();
+            if self.waiting.is_empty() {
+                std::thread::park();
+            } else {
+                std::thread::park_timeout(PAUSE);
+            }
         }
     }
 
     fn work(&mut self, closed: bool) {
-        self.tell();
+        self.tell(closed);
         if self.shared.inbox.take_flush() || closed {
             self.exporter.flush(&self.shared, &self.board);
         }
@@ -67,13 +86,21 @@ impl Reporter {
         }
     }
 
-    fn tell(&mut self) {
+    fn tell(&mut self, closed: bool) {
         let shared = Arc::clone(&self.shared);
         let mut ended = false;
+        while let Some(finished) = shared.inbox.next_finished() {
+            self.waiting.push_back((Instant::now(), finished));
+        }
+        // After the finished ones: a stall that the watchdog has looked past has all its stacks here now.
+        let looked = if closed { u64::MAX } else { shared.looked() };
+        while let Some(capture) = shared.captures.next() {
+            self.develop(capture);
+        }
         while let Some(sighting) = shared.inbox.next_sighting() {
             self.in_progress(&sighting);
         }
-        while let Some(finished) = shared.inbox.next_finished() {
+        while let Some(finished) = self.next_ready(looked) {
             self.finished(finished);
             ended = true;
         }
@@ -83,31 +110,73 @@ impl Reporter {
         }
     }
 
+    /// The next finished stall, once the watchdog has looked past its end.
+    fn next_ready(&mut self, looked: u64) -> Option<Finished> {
+        let (since, finished) = self.waiting.front()?;
+        let is_ready = finished.end < looked || since.elapsed() >= PATIENCE;
+        is_ready.then(|| self.waiting.pop_front()).flatten().map(|(_, finished)| finished)
+    }
+
+    /// Makes a copied stack readable.
+    fn develop(&mut self, capture: Capture) {
+        let resolved = self.resolver.resolve(&capture);
+        let purpose = capture.purpose;
+        self.shared.captures.count(if resolved.is_some() { Outcome::Captured } else { Outcome::Torn });
+        if let Some(resolved) = resolved {
+            // A thread that was a worker once, and gave that away, holds nobody up whatever it does.
+            let is_former_worker = purpose.mark == u64::MAX && !resolved.is_on_worker;
+            let sample = Sample {
+                age: purpose.age,
+                is_running: capture.is_running,
+                handed_off: resolved.handed_off || is_former_worker,
+                lacks_lines: resolved.lacks_lines,
+                descriptor: capture.descriptor.map(|descriptor| descriptor.as_str().into()),
+                frames: resolved.frames.into(),
+            };
+            if sample.handed_off {
+                self.shared.hand_off(purpose.of);
+            }
+            self.board.read().samples.add(purpose.of, sample);
+        }
+        self.shared.captures.give_back(capture.raw);
+    }
+
     fn in_progress(&mut self, sighting: &Sighting) {
-        let Some(stall) = Stall::of_sighting(&self.shared, sighting) else { return };
-        self.report(&stall, sighting.poll, &Parent::Number(sighting.poll.span));
+        let samples = self.board.read().samples.of(sighting.of).to_vec();
+        if is_handed_off(sighting.evidence.as_ref(), &samples) {
+            return;
+        }
+        let Some(stall) = Stall::of_sighting(&self.shared, sighting, &samples) else { return };
+        self.report(&stall, &Parent::Number(sighting.poll.span));
         self.call_hook(&stall);
     }
 
     fn finished(&mut self, finished: Finished) {
-        let Some(stall) = Stall::of_finished(&self.shared, &finished) else { return };
+        let samples = self.board.read().samples.take(finished.of);
+        let route = finished.poll.route;
+        if is_handed_off(finished.evidence.as_ref(), &samples) {
+            if route != Routes::UNATTRIBUTED {
+                *self.board.read().handed_off.entry(route).or_default() += 1;
+            }
+            return;
+        }
+        let Some(stall) = Stall::of_finished(&self.shared, &finished, &samples) else { return };
         {
             let mut found = self.board.read();
-            let by_cause = found.stalls.entry(finished.poll.route).or_default();
+            let by_cause = found.stalls.entry(route).or_default();
             by_cause.entry(stall.cause).or_default().add(&self.shared.bounds, finished.ticks);
+            found.collapsed.add_all(stall.method, &stall.route, &samples, finished.ticks, &self.shared.clock);
             found.keep(stall.clone());
         }
-        self.report(&stall, finished.poll, &Parent::Kept(finished.span));
+        self.report(&stall, &Parent::Kept(finished.span));
         self.call_hook(&stall);
     }
 
-    fn report(&mut self, stall: &Stall, poll: Poll, parent: &Parent) {
+    fn report(&mut self, stall: &Stall, parent: &Parent) {
         if stall.cause == Cause::Paused {
             return;
         }
-        let (limit, now) = (self.reports_per_minute, self.began.elapsed());
-        let budget = self.budgets.entry(poll.route).or_insert_with(|| Budget::new(limit, now));
-        match budget.take(limit, now) {
+        match self.budgets.take(stall) {
             Some(suppressed) => self.tracing.report(stall, parent, suppressed),
             None => self.board.read().suppressed += 1,
         }
@@ -118,48 +187,5 @@ impl Reporter {
         if catch_unwind(AssertUnwindSafe(|| hook(stall))).is_err() {
             self.board.read().hook_panics += 1;
         }
-    }
-}
-
-// === impl Stall ===
-
-impl Stall {
-    fn of_finished(shared: &Shared, finished: &Finished) -> Option<Self> {
-        let mut stall = Self::new(shared, finished.poll, finished.ticks)?;
-        stall.threshold = shared.clock.duration(finished.threshold);
-        stall.worker = finished.worker;
-        stall.io_starved = finished.io_starved;
-        stall.rescued = finished.rescued;
-        stall.held_up = finished.held_up;
-        Some(stall)
-    }
-
-    pub(crate) fn of_sighting(shared: &Shared, sighting: &Sighting) -> Option<Self> {
-        let mut stall = Self::new(shared, sighting.poll, sighting.ticks)?;
-        stall.in_progress = true;
-        stall.worker = sighting.worker;
-        stall.held_up = sighting.held_up;
-        stall.io_starved = sighting.io_starved;
-        stall.rescued = sighting.rescued;
-        Some(stall)
-    }
-
-    fn new(shared: &Shared, poll: Poll, ticks: u64) -> Option<Self> {
-        let route = shared.routes.get(poll.route)?;
-        Some(Self {
-            method: route.method,
-            route: Arc::clone(&route.name),
-            phase: poll.phase,
-            duration: shared.clock.duration(ticks),
-            threshold: shared.clock.duration(shared.threshold()),
-            in_progress: false,
-            cause: Cause::Unknown,
-            syscall: None,
-            worker: None,
-            held_up: 0,
-            io_starved: false,
-            rescued: false,
-            frames: Vec::new(),
-        })
     }
 }

@@ -5,28 +5,35 @@ use std::thread::Thread;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::Shared;
-use crate::cells::{Lane, Poll};
+use super::{Shared, Stalled};
+use crate::cells::{Poll, Subject};
+use crate::evidence::Evidence;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::trace::SpanRef;
 
 /// A stall that is over.
 #[derive(Debug)]
 pub(crate) struct Finished {
+    pub(crate) of: Subject,
     pub(crate) poll: Poll,
+    /// How long it lasted by itself.
     pub(crate) ticks: u64,
+    /// When it ended.
+    pub(crate) end: u64,
     pub(crate) threshold: u64,
     pub(crate) worker: Option<usize>,
     /// Other requests in flight.
     pub(crate) held_up: usize,
     pub(crate) io_starved: bool,
     pub(crate) rescued: bool,
+    pub(crate) evidence: Option<Evidence>,
     pub(crate) span: SpanRef,
 }
 
 /// A stall in progress whose report is due.
 #[derive(Debug)]
 pub(crate) struct Sighting {
+    pub(crate) of: Subject,
     pub(crate) poll: Poll,
     pub(crate) ticks: u64,
     pub(crate) worker: Option<usize>,
@@ -34,6 +41,7 @@ pub(crate) struct Sighting {
     pub(crate) held_up: usize,
     pub(crate) io_starved: bool,
     pub(crate) rescued: bool,
+    pub(crate) evidence: Option<Evidence>,
 }
 
 /// The reporter's letter boxes: one for polling threads, one that is the watchdog's alone, and the bell.
@@ -51,14 +59,17 @@ pub(crate) struct Inbox {
 // === impl Sighting ===
 
 impl Sighting {
-    pub(crate) fn of(shared: &Shared, lane: &Lane, poll: Poll, ticks: u64) -> Self {
+    pub(crate) fn of(shared: &Shared, stalled: &Stalled<'_>) -> Self {
+        let Stalled { of, poll, age, worker, watched } = *stalled;
         Self {
+            of,
             poll,
-            ticks,
-            worker: lane.worker(),
+            ticks: age,
+            worker,
             held_up: shared.held_up_by(poll.route),
-            io_starved: lane.watched.is_starved(poll.start),
-            rescued: lane.watched.is_rescued(poll.start),
+            io_starved: watched.is_starved(poll.start),
+            rescued: watched.is_rescued(poll.start),
+            evidence: watched.evidence(poll.start),
         }
     }
 }
@@ -101,6 +112,11 @@ impl Inbox {
     /// Asks the reporter to do what is left and end.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Has the reporter look at the captures.
+    pub(crate) fn captured(&self) {
         self.ring();
     }
 

@@ -1,7 +1,9 @@
 //! What the poll path and the watching threads of one monitor share.
 
 mod alarm;
+mod hitches;
 mod inbox;
+mod stalled;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +11,18 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub(crate) use self::hitches::{Hitch, Hitches};
 pub(crate) use self::inbox::{Finished, Sighting};
+pub(crate) use self::stalled::{Stalled, Unattributed};
 
 use self::alarm::Alarm;
 use self::inbox::Inbox;
 
-use crate::cells::{Bounds, Lane, Lanes, OwnLane, Poll, Totals};
+use crate::cells::{Bounds, Lane, Lanes, OwnLane, Poll, Subject, Totals};
 use crate::clock::Clock;
+use crate::os::Tid;
 use crate::routes::{RouteId, Routes};
+use crate::stacks::{Captures, stack_bounds};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A user's function from method and URI to a route.
@@ -32,7 +38,30 @@ pub(crate) struct Shared {
     pub(crate) runtime_name: Arc<str>,
     pub(crate) alarm: Alarm,
     pub(crate) inbox: Inbox,
+    pub(crate) captures: Captures,
+    pub(crate) hitches: Hitches,
+    /// What holds each worker and is not measured.
+    pub(crate) unattributed: Box<[Unattributed]>,
+    /// Why no stacks are taken, if none are.
+    pub(crate) no_stacks: Option<&'static str>,
+    pub(crate) stack_signals: bool,
+    /// When the watchdog began its last look at everything, in ticks.
+    looked: AtomicU64,
     threshold: AtomicU64,
+}
+
+/// What the user wishes of stacks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stacks {
+    pub(crate) taken: bool,
+    /// Also those of threads that run.
+    pub(crate) signals: bool,
+}
+
+impl Stacks {
+    fn missing(self) -> Option<&'static str> {
+        if self.taken { crate::stacks::unsupported() } else { Some("stacks are switched off") }
+    }
 }
 
 impl Shared {
@@ -42,6 +71,7 @@ impl Shared {
         runtime_name: &str,
         max_routes: usize,
         route_label: Option<RouteLabel>,
+        stacks: Stacks,
     ) -> Self {
         let routes = Routes::new(max_routes);
         Self {
@@ -49,10 +79,16 @@ impl Shared {
             lanes: Lanes::new(routes.len()),
             routes,
             route_label,
+            unattributed: (0..runtime.metrics().num_workers()).map(|_| Unattributed::default()).collect(),
             runtime,
             runtime_name: runtime_name.into(),
             alarm: Alarm::default(),
             inbox: Inbox::default(),
+            captures: Captures::new(stacks.missing().is_none()),
+            hitches: Hitches::default(),
+            no_stacks: stacks.missing(),
+            stack_signals: stacks.signals,
+            looked: AtomicU64::new(0),
             threshold: AtomicU64::new(0),
             clock,
         }
@@ -71,7 +107,10 @@ impl Shared {
     /// This thread's lane.
     #[inline]
     pub(crate) fn own_lane(&self) -> OwnLane {
-        self.lanes.own(|lane| self.locate(lane))
+        self.lanes.own(|lane| {
+            self.locate(lane);
+            lane.set_thread(Tid::current(), stack_bounds());
+        })
     }
 
     /// Notes which worker of the watched runtime this thread is, if any.
@@ -84,10 +123,43 @@ impl Shared {
         Totals::read(self.lanes.cells(route))
     }
 
-    /// The stalls that go on now: where, which poll, and its age in ticks.
-    pub(crate) fn stalled(&self) -> impl Iterator<Item = (&Lane, Poll, u64)> {
+    /// The stalls that go on now.
+    pub(crate) fn stalled(&self) -> impl Iterator<Item = Stalled<'_>> {
         let threshold = self.threshold();
-        self.polling().filter(move |(_, _, age)| *age > threshold)
+        let measured = self.polling().map(|(lane, poll, age)| Stalled::of_lane(lane, poll, age));
+        let now = self.clock.now();
+        let others = self.unattributed.iter().enumerate();
+        let others = others.filter_map(move |(worker, held)| Stalled::unattributed(worker, held, now));
+        let stalled = measured.filter(move |stalled| stalled.age > threshold).chain(others);
+        stalled.filter(|stalled| !stalled.watched.is_handed_off(stalled.poll.start))
+    }
+
+    /// Whether a poll has not ended yet.
+    pub(crate) fn goes_on(&self, poll: Subject) -> bool {
+        let now = |lane: &Lane| lane.slot.read().is_some_and(|now| lane.subject(now.start) == poll);
+        let held = self.unattributed.iter().enumerate();
+        let mut held = held.filter_map(|(worker, held)| Some(Stalled::subject(worker, held.start()?)));
+        self.lanes.iter().any(|lane| now(lane)) || held.any(|held| held == poll)
+    }
+
+    /// Notes that a poll gave its worker away.
+    pub(crate) fn hand_off(&self, poll: Subject) {
+        let lanes = self.lanes.iter().filter(|lane| lane.subject(poll.start) == poll).map(|lane| &lane.watched);
+        let workers = self.unattributed.iter().enumerate();
+        let workers = workers.filter(|(worker, _)| Stalled::subject(*worker, poll.start) == poll);
+        let watched = lanes.chain(workers.map(|(_, held)| &held.watched));
+        watched.for_each(|watched| watched.hand_off(poll.start));
+    }
+
+    /// Says that the watchdog has looked at everything as it was at `at`, in ticks, or later.
+    pub(crate) fn set_looked(&self, at: u64) {
+        // Release, the partner of the Acquire below: who sees it sees what the watchdog noted and sent before.
+        self.looked.store(at, Ordering::Release);
+    }
+
+    /// Up to when the watchdog has seen everything, in ticks.
+    pub(crate) fn looked(&self) -> u64 {
+        self.looked.load(Ordering::Acquire)
     }
 
     /// The polls that go on now: where, which one, and its age in ticks.

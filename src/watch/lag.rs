@@ -47,7 +47,8 @@ struct StampedSleep<'a, S> {
 }
 
 /// Probes until it is aborted, or until the runtime's clock turns out to be a test's paused one.
-pub(crate) async fn probe(lag: Arc<Lag>, clock: Clock, bounds: Bounds) {
+/// Calls `each_round` with the number of the round.
+pub(crate) async fn probe(lag: Arc<Lag>, clock: Clock, bounds: Bounds, each_round: impl Fn(u32)) {
     let period = clock.ticks(PERIOD);
     for round in 0_u32.. {
         let armed = clock.now();
@@ -61,6 +62,7 @@ pub(crate) async fn probe(lag: Arc<Lag>, clock: Clock, bounds: Bounds) {
         if round % PER_BLOCKING_PROBE == 0 {
             probe_blocking_pool(&lag, &clock, &bounds);
         }
+        each_round(round);
     }
 }
 
@@ -146,7 +148,7 @@ mod tests {
         let clock = Clock::new();
         let bounds = Bounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        probe(Arc::clone(&lag), clock, bounds).await;
+        probe(Arc::clone(&lag), clock, bounds, |_| ()).await;
         assert_eq!(lag.totals().timer.count(), 0);
     }
 
@@ -155,7 +157,7 @@ mod tests {
         let clock = Clock::Os(Instant::now());
         let bounds = Bounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds));
+        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds, |_| ()));
         tokio::task::yield_now().await;
         std::thread::sleep(Duration::from_millis(650));
         while lag.totals().timer.count() == 0 {

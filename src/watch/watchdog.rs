@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::Rescuer;
 use super::driver::SUSPECT;
-use crate::cells::{Bounds, Histogram, Lane, Poll, Samples};
+use super::examiner::Examiner;
+use super::health::Health;
+use super::workers::Workers;
+use crate::cells::{Bounds, Histogram, Samples};
 use crate::shared::Shared;
-use crate::shared::Sighting;
+use crate::stacks::Capturer;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The longest pause between two looks while something is polled.
-const LONGEST_TICK: Duration = Duration::from_millis(5);
+pub(super) const LONGEST_TICK: Duration = Duration::from_millis(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
 /// How long nothing must have been polled before the watchdog sleeps.
 const QUIET: Duration = Duration::from_millis(100);
@@ -21,8 +24,6 @@ const QUIET: Duration = Duration::from_millis(100);
 const BEAT: Duration = Duration::from_secs(1);
 /// How often cells are flushed while something is polled; else with each beat.
 const FLUSH: Duration = Duration::from_millis(250);
-/// A stall in progress is reported at this age, and each time its age has doubled.
-const FIRST_REPORT: Duration = Duration::from_secs(1);
 
 /// The watchdog's own signs of life.
 #[derive(Debug, Default)]
@@ -35,9 +36,10 @@ pub(crate) struct Watchdog {
     shared: Arc<Shared>,
     pulse: Arc<Pulse>,
     rescuer: Rescuer,
+    examiner: Examiner,
+    workers: Workers,
+    health: Health,
     bounds: Bounds,
-    suspect: u64,
-    first_report: u64,
     /// Sum of the lanes' activity at the last look.
     activity: u64,
     active_at: Instant,
@@ -81,12 +83,13 @@ impl Pulse {
 // === impl Watchdog ===
 
 impl Watchdog {
-    pub(crate) fn new(shared: Arc<Shared>, pulse: Arc<Pulse>, rescuer: Rescuer) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, pulse: Arc<Pulse>, rescuer: Rescuer, capturer: Capturer) -> Self {
         let now = Instant::now();
         Self {
             bounds: shared.bounds.clone(),
-            suspect: shared.clock.ticks(SUSPECT),
-            first_report: shared.clock.ticks(FIRST_REPORT),
+            examiner: Examiner::new(Arc::clone(&shared), capturer),
+            workers: Workers::new(Arc::clone(&shared)),
+            health: Health::new(),
             activity: 0,
             active_at: now,
             flushed_at: now,
@@ -111,7 +114,10 @@ impl Watchdog {
 
     fn tick(&mut self) {
         self.pulse.ticks.store(self.pulse.ticks() + 1, Ordering::Relaxed);
+        let looked = self.shared.clock.now();
+        self.examiner.collect();
         let look = self.look();
+        self.shared.set_looked(looked);
         if look.suspects {
             self.rescuer.wake();
         }
@@ -132,37 +138,21 @@ impl Watchdog {
         }
     }
 
-    fn look(&self) -> Look {
+    fn look(&mut self) -> Look {
         let mut look = Look::default();
-        let threshold = self.shared.threshold();
-        for lane in self.shared.lanes.iter() {
+        let shared = &self.shared;
+        let rescue = shared.clock.ticks(SUSPECT);
+        for lane in shared.lanes.iter() {
             look.activity = look.activity.wrapping_add(lane.slot.activity());
         }
-        for (lane, poll, age) in self.shared.polling() {
+        for (lane, poll, age) in shared.polling() {
             look.polling = true;
-            look.suspects |= age >= self.suspect;
-            if age > threshold {
-                look.stalled += 1;
-                self.report_if_due(lane, poll, age);
-            }
+            look.suspects |= age >= rescue;
+            self.examiner.examine(lane, poll, age);
         }
+        look.polling |= self.workers.look(&mut self.examiner);
+        look.stalled = shared.stalled().count();
         look
-    }
-
-    fn report_if_due(&self, lane: &Lane, poll: Poll, age: u64) {
-        let watched = &lane.watched;
-        if watched.poll.load(Ordering::Relaxed) != poll.start {
-            watched.poll.store(poll.start, Ordering::Relaxed);
-            watched.report_age.store(self.first_report.max(self.shared.threshold()), Ordering::Relaxed);
-        }
-        let due = watched.report_age.load(Ordering::Relaxed);
-        if age < due {
-            return;
-        }
-        // Past several doublings at once, as after a suspension, it is one report.
-        let next = std::iter::successors(Some(due), |due| due.checked_mul(2)).find(|&due| due > age);
-        watched.report_age.store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.shared.inbox.sighting(Sighting::of(&self.shared, lane, poll, age));
     }
 
     /// Goes to sleep in two steps after a quiet time, and wakes when there is something to see.
@@ -180,7 +170,7 @@ impl Watchdog {
         }
     }
 
-    fn pause(&self) {
+    fn pause(&mut self) {
         let pause = if self.mood == Mood::Asleep { BEAT } else { self.period() };
         let before = Instant::now();
         std::thread::park_timeout(pause);
@@ -189,6 +179,7 @@ impl Watchdog {
         if late > Duration::ZERO {
             self.pulse.late.add(&self.bounds, self.shared.clock.ticks(late));
         }
+        self.health.note(&self.shared, late);
     }
 
     /// A fraction of the threshold, so that short thresholds are seen in time too.

@@ -1,0 +1,124 @@
+//! From what was measured of a stall to what is told of it.
+
+use std::sync::Arc;
+
+use super::verdict::{Machine, Verdict, verdict};
+use crate::board::{Sample, weighed};
+use crate::cells::Poll;
+use crate::evidence::Evidence;
+use crate::shared::{Finished, Hitch, Shared, Sighting};
+use crate::stall::{Cause, Missing, Stall};
+
+/// A stall as it was measured, whether it is over or not.
+struct Measured<'a> {
+    poll: Poll,
+    /// How long it lasted by itself, in ticks.
+    ticks: u64,
+    end: u64,
+    threshold: u64,
+    evidence: Option<&'a Evidence>,
+    samples: &'a [Sample],
+}
+
+impl Stall {
+    pub(super) fn of_finished(shared: &Shared, finished: &Finished, samples: &[Sample]) -> Option<Self> {
+        let measured = Measured {
+            poll: finished.poll,
+            ticks: finished.ticks,
+            end: finished.end,
+            threshold: finished.threshold,
+            evidence: finished.evidence.as_ref(),
+            samples,
+        };
+        let stall = measured.told(shared)?;
+        let Finished { worker, io_starved, rescued, held_up, .. } = *finished;
+        Some(Self { worker, io_starved, rescued, held_up, ..stall })
+    }
+
+    pub(crate) fn of_sighting(shared: &Shared, sighting: &Sighting, samples: &[Sample]) -> Option<Self> {
+        let measured = Measured {
+            poll: sighting.poll,
+            ticks: sighting.ticks,
+            end: sighting.poll.start + sighting.ticks,
+            threshold: shared.threshold(),
+            evidence: sighting.evidence.as_ref(),
+            samples,
+        };
+        let stall = measured.told(shared)?;
+        let Sighting { worker, io_starved, rescued, held_up, .. } = *sighting;
+        Some(Self { in_progress: true, worker, io_starved, rescued, held_up, ..stall })
+    }
+}
+
+/// Whether a long poll gave its worker away. A stack says so either way; without one the worker's counters do.
+pub(super) fn is_handed_off(evidence: Option<&Evidence>, samples: &[Sample]) -> bool {
+    match samples {
+        [] => evidence.is_some_and(|evidence| evidence.handed_off),
+        samples => samples.iter().any(|sample| sample.handed_off),
+    }
+}
+
+// === impl Measured ===
+
+impl Measured<'_> {
+    fn told(&self, shared: &Shared) -> Option<Stall> {
+        let route = shared.routes.get(self.poll.route)?;
+        let duration = shared.clock.duration(self.ticks);
+        let threshold = shared.clock.duration(self.threshold);
+        let verdict = verdict(self.evidence, duration, threshold, self.machine(shared));
+        let sample = self.culprit(verdict.cause);
+        Some(Stall {
+            method: route.method,
+            route: Arc::clone(&route.name),
+            phase: self.poll.phase,
+            duration,
+            threshold,
+            in_progress: false,
+            cause: verdict.cause,
+            syscall: verdict.call.and_then(|call| call.name()),
+            detail: detail(&verdict, sample),
+            worker: None,
+            held_up: 0,
+            io_starved: false,
+            rescued: false,
+            missing: self.missing(shared, verdict.cause, sample),
+            frames: sample.map_or_else(|| [].into(), |sample| Arc::clone(&sample.frames)),
+        })
+    }
+
+    fn machine(&self, shared: &Shared) -> Machine {
+        let during = |kind| shared.clock.duration(shared.hitches.during(kind, self.poll.start, self.end));
+        Machine { paused: during(Hitch::Pause), queued: during(Hitch::Queue), throttled: during(Hitch::Quota) }
+    }
+
+    /// The stack of the place where most of the time went, of those that fit the cause.
+    fn culprit(&self, cause: Cause) -> Option<&Sample> {
+        let fits = |sample: &Sample| match cause {
+            Cause::Blocked => !sample.is_running,
+            Cause::Cpu => sample.is_running,
+            Cause::Preempted | Cause::Paused => false,
+            Cause::Unknown => true,
+        };
+        let weighed: Vec<_> = weighed(self.samples, self.ticks).filter(|(sample, _)| fits(sample)).collect();
+        let time_at = |place: &Sample| -> u64 {
+            let here = weighed.iter().filter(|(sample, _)| sample.place() == place.place());
+            here.map(|(_, weight)| weight).sum()
+        };
+        weighed.iter().map(|(sample, _)| *sample).max_by_key(|sample| time_at(sample))
+    }
+
+    fn missing(&self, shared: &Shared, cause: Cause, sample: Option<&Sample>) -> Option<Missing> {
+        match (shared.no_stacks, sample) {
+            (Some(why), _) => Some(Missing::Stacks(why)),
+            (None, Some(sample)) => sample.lacks_lines.then_some(Missing::Lines),
+            (None, None) if matches!(cause, Cause::Preempted | Cause::Paused) => None,
+            (None, None) if cause == Cause::Cpu && !shared.stack_signals => Some(Missing::Running),
+            (None, None) => Some(Missing::NotCaught),
+        }
+    }
+}
+
+fn detail(verdict: &Verdict, sample: Option<&Sample>) -> Option<Arc<str>> {
+    let descriptor = || sample.filter(|_| verdict.cause == Cause::Blocked)?.descriptor.clone();
+    verdict.detail.map(Arc::from).or_else(descriptor)
+}

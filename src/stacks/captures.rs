@@ -1,0 +1,107 @@
+//! The way of the copies from the watchdog to the reporter and back. Nobody waits and nothing is allocated on it.
+
+use crossbeam_queue::ArrayQueue;
+
+use super::{Purpose, RawStack};
+use crate::os::Descriptor;
+use crate::sync::{AtomicU64, Ordering};
+
+/// How an attempt to take a stack ended: the values of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Captured,
+    /// The thread went on meanwhile, or its stack made no sense.
+    Torn,
+    /// The thread was running, and signals are off.
+    Running,
+    /// The thread did not answer the signal.
+    Timeout,
+    /// Not here.
+    Unsupported,
+}
+
+/// A copy of a stack, and whose.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    pub(crate) purpose: Purpose,
+    /// Whether the thread was running.
+    pub(crate) is_running: bool,
+    /// What the system call it was in waits for.
+    pub(crate) descriptor: Option<Descriptor>,
+    pub(crate) raw: Box<RawStack>,
+}
+
+/// Copies to be read, blank ones to be written, and the count of attempts.
+#[derive(Debug)]
+pub(crate) struct Captures {
+    blank: ArrayQueue<Box<RawStack>>,
+    taken: ArrayQueue<Capture>,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    pub(crate) const ALL: [Self; 5] = [Self::Captured, Self::Torn, Self::Running, Self::Timeout, Self::Unsupported];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Captured => "captured",
+            Self::Torn => "torn",
+            Self::Running => "running",
+            Self::Timeout => "timeout",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+// === impl Captures ===
+
+impl Captures {
+    /// Copies that may be under way at once.
+    const MOST: usize = 16;
+
+    /// With `blanks`, there is memory for copies.
+    pub(crate) fn new(blanks: bool) -> Self {
+        let captures = Self {
+            blank: ArrayQueue::new(Self::MOST),
+            taken: ArrayQueue::new(Self::MOST),
+            outcomes: std::array::from_fn(|_| AtomicU64::new(0)),
+        };
+        if blanks {
+            (0..Self::MOST).for_each(|_| captures.give_back(Box::new(RawStack::empty())));
+        }
+        captures
+    }
+
+    // The watchdog's side.
+
+    pub(crate) fn blank(&self) -> Option<Box<RawStack>> {
+        self.blank.pop()
+    }
+
+    pub(crate) fn hand_over(&self, capture: Capture) {
+        // There are no more copies than there is room for.
+        let _ = self.taken.push(capture);
+    }
+
+    // The reporter's side.
+
+    pub(crate) fn next(&self) -> Option<Capture> {
+        self.taken.pop()
+    }
+
+    pub(crate) fn give_back(&self, raw: Box<RawStack>) {
+        let _ = self.blank.push(raw);
+    }
+
+    // Both sides.
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counted(&self) -> [u64; Outcome::ALL.len()] {
+        Outcome::ALL.map(|outcome| self.outcomes[outcome as usize].load(Ordering::Relaxed))
+    }
+}

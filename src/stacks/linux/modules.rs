@@ -1,0 +1,217 @@
+//! The programs and libraries that are mapped into this process.
+
+use std::cell::OnceCell;
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::elf::Image;
+use super::tables::Tables;
+
+/// The kernel's own small library in every process.
+const VDSO: &str = "[vdso]";
+/// What the kernel appends to the path of a file that has been replaced or removed.
+const DELETED: &[u8] = b" (deleted)";
+
+/// All modules, as they were at the last refresh. None at first.
+#[derive(Default)]
+pub(super) struct Modules(Vec<Module>);
+
+/// A program or library.
+pub(super) struct Module {
+    /// Its first mapping, which tells it from any other.
+    mapping: Mapping,
+    image: Image,
+    /// Read when first needed, which for most modules is never.
+    tables: OnceCell<Option<Tables>>,
+}
+
+/// One line of `/proc/self/maps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mapping {
+    addresses: Range<u64>,
+    is_code: bool,
+    offset: u64,
+    /// Which file it is, whatever its path says by now.
+    inode: u64,
+    path: PathBuf,
+}
+
+// === impl Modules ===
+
+impl Modules {
+    /// The module that has code at an address.
+    pub(super) fn find(&self, address: u64) -> Option<&Module> {
+        self.0.iter().find(|module| module.image.has_code_at(address))
+    }
+
+    /// Looks which modules there are by now, and tells whether they are others than before. Those that stayed keep
+    /// their tables.
+    pub(super) fn refresh(&mut self) -> bool {
+        let found = read();
+        if found.iter().map(|module| &module.mapping).eq(self.0.iter().map(|module| &module.mapping)) {
+            return false;
+        }
+        let mut known = std::mem::replace(&mut self.0, found);
+        for module in &mut self.0 {
+            if let Some(same) = known.iter_mut().find(|known| known.mapping == module.mapping) {
+                std::mem::swap(module, same);
+            }
+        }
+        true
+    }
+}
+
+/// The modules that are mapped.
+fn read() -> Vec<Module> {
+    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+    let mappings: Vec<_> = maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse).collect();
+    let images = mappings.iter().filter(|mapping| mapping.may_begin_module());
+    images.filter_map(|first| Module::read(first, &mappings)).collect()
+}
+
+// === impl Module ===
+
+impl Module {
+    /// `None` where no module begins, or one that is no more than a file somebody reads.
+    fn read(first: &Mapping, mappings: &[Mapping]) -> Option<Self> {
+        let mut image = Image::read(first.addresses.start)?;
+        let is_mapped = |code: &Range<u64>| mappings.iter().any(|mapping| mapping.is_code_of(first, code.start));
+        image.code.retain(is_mapped);
+        let mapping = first.clone();
+        (!image.code.is_empty()).then_some(Self { mapping, image, tables: OnceCell::new() })
+    }
+
+    /// `None` where it has none.
+    pub(super) fn tables(&self) -> Option<&Tables> {
+        self.tables.get_or_init(|| Tables::load(&self.image)).as_ref()
+    }
+
+    /// The file's path, without the kernel's remark that it is gone.
+    pub(super) fn path(&self) -> &Path {
+        let path = self.mapping.path.as_os_str().as_bytes();
+        Path::new(OsStr::from_bytes(path.strip_suffix(DELETED).unwrap_or(path)))
+    }
+
+    /// Whether this crate is part of it: it is the program, save where the service is itself a library.
+    pub(super) fn is_own(&self) -> bool {
+        let here: fn() -> Vec<Self> = read;
+        self.image.has_code_at(here as usize as u64)
+    }
+
+    pub(super) fn bias(&self) -> u64 {
+        self.image.bias
+    }
+}
+
+// === impl Mapping ===
+
+impl Mapping {
+    /// Reads a line such as `7f12a000-7f12c000 r-xp 00001000 fe:00 4711    /usr/lib/a library.so`.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.splitn(6, |&byte| byte == b' ');
+        let mut field = || fields.next();
+        let (addresses, permissions, offset, _device, inode) = (field()?, field()?, field()?, field()?, field()?);
+        let path = field().unwrap_or_default().trim_ascii_start();
+        let (start, end) = std::str::from_utf8(addresses).ok()?.split_once('-')?;
+        Some(Self {
+            addresses: number(start.as_bytes(), 16)?..number(end.as_bytes(), 16)?,
+            is_code: permissions.contains(&b'x'),
+            offset: number(offset, 16)?,
+            inode: number(inode, 10)?,
+            path: PathBuf::from(OsStr::from_bytes(path)),
+        })
+    }
+
+    fn may_begin_module(&self) -> bool {
+        self.offset == 0 && (self.inode != 0 || self.path.as_os_str() == VDSO)
+    }
+
+    /// Whether it holds code at an address that comes from the same file as another mapping does.
+    fn is_code_of(&self, first: &Self, address: u64) -> bool {
+        self.is_code && self.inode == first.inode && self.path == first.path && self.addresses.contains(&address)
+    }
+}
+
+fn number(digits: &[u8], radix: u32) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use gimli::UnwindContext;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_read() {
+        let line = b"7f12a000-7f12c000 r-xp 00001000 fe:00 4711                       /opt/my app/lib a.so (deleted)";
+        let mapping = Mapping::parse(line).unwrap();
+        assert_eq!((mapping.addresses, mapping.is_code), (0x7f12_a000..0x7f12_c000, true));
+        assert_eq!((mapping.offset, mapping.inode), (0x1000, 4711));
+        assert_eq!(mapping.path, Path::new("/opt/my app/lib a.so (deleted)"));
+    }
+
+    #[test]
+    fn a_line_without_a_path_is_read() {
+        let mapping = Mapping::parse(b"7f12a000-7f12c000 rw-p 00000000 00:00 0 ").unwrap();
+        assert_eq!(mapping.path, Path::new(""));
+        assert!(!mapping.is_code && !mapping.may_begin_module());
+        assert_eq!(Mapping::parse(b""), None);
+    }
+
+    #[test]
+    fn the_kernels_remark_is_no_part_of_the_path() {
+        let module = Module {
+            mapping: Mapping::parse(b"0-1 r--p 00000000 fe:00 1 /a b (deleted)").unwrap(),
+            image: Image { bias: 0, code: Vec::new(), extent: 0..0, index: None },
+            tables: OnceCell::new(),
+        };
+        assert_eq!(module.path(), Path::new("/a b"));
+    }
+
+    #[test]
+    fn the_modules_of_this_process_are_found_and_have_tables() {
+        let mut modules = Modules::default();
+        assert!(modules.refresh() && !modules.refresh());
+        let name = |module: &Module| module.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<_> = modules.0.iter().map(name).collect();
+        assert!(names.iter().any(|name| name == VDSO) && names.iter().any(|name| name == "libc.so.6"), "{names:?}");
+        assert_eq!(modules.0.iter().filter(|module| module.is_own()).count(), 1);
+        assert!(modules.0.iter().all(|module| module.tables().is_some()), "{names:?}");
+    }
+
+    /// A test that a file which is only read, such as a debugger's view of the program, is no second module.
+    #[test]
+    fn every_address_lies_in_one_module_at_most() {
+        backtrace::resolve(read as fn() -> _ as *mut _, |_| {});
+        let mut modules = Modules::default();
+        modules.refresh();
+        let mut code: Vec<_> = modules.0.iter().flat_map(|module| module.image.code.clone()).collect();
+        code.sort_by_key(|code| code.start);
+        assert!(code.windows(2).all(|two| two[0].end <= two[1].start), "{code:x?}");
+    }
+
+    #[test]
+    fn tables_are_kept_while_their_module_stays() {
+        let mut modules = Modules::default();
+        modules.refresh();
+        let here = read as fn() -> _ as usize as u64;
+        assert!(modules.find(here).unwrap().tables().is_some());
+        modules.0.retain(Module::is_own);
+        assert!(modules.refresh() && modules.0.len() > 1);
+        assert!(modules.find(here).unwrap().tables.get().is_some());
+    }
+
+    #[test]
+    fn the_tables_know_this_function() {
+        let mut modules = Modules::default();
+        modules.refresh();
+        let here = read as fn() -> _ as usize as u64;
+        let mut context = UnwindContext::new();
+        let tables = modules.find(here).unwrap().tables().unwrap();
+        assert!(tables.rules(here, &mut context).is_some());
+        assert!(tables.rules(8, &mut context).is_none());
+    }
+}

@@ -1,0 +1,1408 @@
+//! The stack of a thread that is running: one signal interrupts it, and the handler copies.
+//!
+//! The watchdog *asks* a thread: it notes whom it asks and what for, under a number that never comes back, and sends
+//! SIGURG to that thread alone, with the number in it. The handler finds the question by its number, copies the
+//! interrupted registers and the stack, and says *done*. The watchdog looks in later and takes the copy, or gives up; a
+//! signal that comes too late finds its question gone and writes nothing. There is one question at a time in the
+//! process.
+//!
+//! # Why the handler may run anywhere
+//!
+//! It may interrupt any code at any instruction: inside the allocator, with a lock held, in the middle of a panic. So
+//! it uses nothing that such code could have left half done:
+//!
+//! - It allocates nothing, takes no lock and waits for nothing. It calls `gettid`, `getpid`, and whoever had the signal
+//!   before.
+//! - What it reads and writes of ours is `static`: atomics, and a buffer that the state `Copying` gives to one handler
+//!   alone. Only the compare-and-swap from `Requested` with the right number leads there, so no other handler and no
+//!   watchdog is at the buffer at the same time.
+//! - It reads the stack only between the bounds that the C library gave for this very thread. That range is mapped as
+//!   long as the thread lives, and it cannot end while its handler runs. Where the stack pointer is elsewhere, on
+//!   another signal's stack or a coroutine's, no byte is read.
+//! - Nothing in it can panic: no arithmetic that can overflow, no index that is not from a constant table, no
+//!   formatting.
+//! - It has no thread-local variable but `errno`, which it leaves as it was.
+//! - It is short on the stack: the buffer is not on it, and it calls two levels deep. That counts, since Rust gives its
+//!   threads 8 KiB for signals, of which the kernel's own frame takes 3. For the same reason other signals wait during
+//!   the copy.
+//!
+//! # Whose signal it is
+//!
+//! SIGURG is ignored by default, so ours does no harm where the handler is gone. Whoever had the signal before is still
+//! told of all that is not ours. Who takes it after us may pass our signals on, or not; then no question is answered,
+//! and nothing else happens. A child of `fork` inherits the handler, but not the watchdog: nobody asks there.
+
+#![allow(unsafe_code)]
+
+use std::arch::asm;
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::mem::{self, MaybeUninit, offset_of};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::os::Tid;
+use crate::stacks::raw::{MOST, RawStack, Registers};
+
+const SIGNAL: c_int = libc::SIGURG;
+
+/// Where a thread's stack is. The handler reads what lies in it, so it has to be what `current` gave on the thread that
+/// is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StackBounds {
+    /// The lowest address that is safe to read.
+    pub(super) low: u64,
+    /// The first address above.
+    pub(super) high: u64,
+}
+
+/// The process-wide handler, as long as anyone has one of these.
+#[derive(Debug)]
+pub(super) struct Interrupter(());
+
+/// A question to a thread. There is at most one in the process.
+#[derive(Debug)]
+#[must_use = "a question that is dropped is given up"]
+pub(super) struct Asked {
+    number: u64,
+    mark: u64,
+}
+
+/// What came of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    NotYet,
+    Copied,
+    /// The thread was not on its own stack: there are registers, and no bytes.
+    OtherStack,
+}
+
+/// The question and its answer.
+struct Capture {
+    state: AtomicU64,
+    thread: AtomicI32,
+    low: AtomicU64,
+    high: AtomicU64,
+    mark: AtomicU64,
+    sample: UnsafeCell<Sample>,
+}
+
+/// What the handler writes.
+struct Sample {
+    registers: [u64; DWARF_ORDER.len()],
+    /// Whether the stack pointer was inside the bounds.
+    is_own_stack: bool,
+    base: u64,
+    len: usize,
+    bytes: [u8; MOST],
+}
+
+/// `Capture::state`: the number of a question, and how far it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State(u64);
+
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Nobody asks. The number is the last question's.
+    Free,
+    /// Somebody writes a question down.
+    Filling,
+    /// The question stands. The handler and who asked may both change that.
+    Requested,
+    /// The handler has the sample.
+    Copying,
+    /// Who asked has the sample.
+    Done,
+    /// As `Copying`, but nobody waits for it.
+    Abandoned,
+}
+
+/// Who had the signal before: where its function is, and whether it wants more than the signal's number. Kept in one
+/// word, since the handler reads it at any time.
+#[derive(Clone, Copy)]
+struct Previous(usize);
+
+/// Whether our handler is in place. Never touched by the handler.
+struct Installed {
+    users: usize,
+    /// What ours replaced, until that is put back.
+    replaced: Option<libc::sigaction>,
+}
+
+/// A signal's `siginfo_t` as the kernel reads it, with a value.
+#[repr(C, align(8))]
+struct Message {
+    signal: c_int,
+    errno: c_int,
+    code: c_int,
+    pad: c_int,
+    pid: i32,
+    uid: u32,
+    value: u64,
+    rest: [u8; 96],
+}
+
+/// The general registers as a `ucontext_t` has them.
+type General = [libc::greg_t; 23];
+
+type Plain = extern "C" fn(c_int);
+type WithInfo = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+/// The bits of a question's number: all of it that fits into a signal beside the mark that it is ours.
+const NUMBER: u64 = (1 << 40) - 1;
+
+/// The general registers as a `ucontext_t` numbers them, in the order of their DWARF numbers.
+const DWARF_ORDER: [usize; 17] = [
+    libc::REG_RAX as usize,
+    libc::REG_RDX as usize,
+    libc::REG_RCX as usize,
+    libc::REG_RBX as usize,
+    libc::REG_RSI as usize,
+    libc::REG_RDI as usize,
+    libc::REG_RBP as usize,
+    libc::REG_RSP as usize,
+    libc::REG_R8 as usize,
+    libc::REG_R9 as usize,
+    libc::REG_R10 as usize,
+    libc::REG_R11 as usize,
+    libc::REG_R12 as usize,
+    libc::REG_R13 as usize,
+    libc::REG_R14 as usize,
+    libc::REG_R15 as usize,
+    libc::REG_RIP as usize,
+];
+
+static CAPTURE: Capture = Capture {
+    state: AtomicU64::new(State::new(0, Phase::Free).0),
+    thread: AtomicI32::new(0),
+    low: AtomicU64::new(0),
+    high: AtomicU64::new(0),
+    mark: AtomicU64::new(0),
+    sample: UnsafeCell::new(Sample {
+        registers: [0; DWARF_ORDER.len()],
+        is_own_stack: false,
+        base: 0,
+        len: 0,
+        bytes: [0; MOST],
+    }),
+};
+
+/// Stays as it was when our handler is gone: one that is still running, or that somebody else calls, needs it.
+static PREVIOUS: AtomicUsize = AtomicUsize::new(Previous::NONE.0);
+
+static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, replaced: None });
+
+// === impl StackBounds ===
+
+impl StackBounds {
+    /// Those of the current thread. Allocates; to be asked once for each thread.
+    pub(super) fn current() -> Option<Self> {
+        let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+        // SAFETY: `pthread_self` is a thread that lives; the pointer is to memory of the right size.
+        if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        let (mut start, mut size, mut guard) = (ptr::null_mut(), 0, 0);
+        // SAFETY: `pthread_getattr_np` has filled the attributes in, and they are destroyed once, after all use.
+        let is_known = unsafe {
+            let attributes = attributes.as_mut_ptr();
+            let is_known = libc::pthread_attr_getstack(attributes, &raw mut start, &raw mut size) == 0
+                && libc::pthread_attr_getguardsize(attributes, &raw mut guard) == 0;
+            libc::pthread_attr_destroy(attributes);
+            is_known
+        };
+        // Before version 2.27 glibc counted the guard page, which cannot be read, as part of the stack.
+        let (start, size, guard) = (start as u64, size as u64, guard as u64);
+        is_known.then_some(Self { low: start + guard, high: start + size })
+    }
+}
+
+// === impl Interrupter ===
+
+impl Interrupter {
+    /// Puts the handler in place, if it is not yet. Takes a lock.
+    pub(super) fn install() -> io::Result<Self> {
+        let mut installed = Installed::lock();
+        installed.place()?;
+        installed.users += 1;
+        Ok(Self(()))
+    }
+
+    /// Sends the one signal. `None`: another question is under way, or the thread has ended. `bounds` are that thread's
+    /// own. Neither allocates nor locks nor waits.
+    ///
+    /// A thread that is asleep may be asked, but its system call may then fail with EINTR. While the signal of a
+    /// question that was given up is still pending at the thread, a new question to it stays without an answer: the
+    /// kernel keeps one of a kind.
+    pub(super) fn ask(&self, thread: Tid, bounds: StackBounds, mark: u64) -> Option<Asked> {
+        let asked = CAPTURE.request(thread, bounds, mark)?;
+        Message::new(cookie(asked.number)).send(thread).then_some(asked)
+    }
+}
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        let mut installed = Installed::lock();
+        installed.users = installed.users.saturating_sub(1);
+        if installed.users == 0 {
+            installed.remove();
+        }
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// Looks whether the thread has answered, and takes the answer over. Never waits.
+    pub(super) fn poll(&mut self, stack: &mut RawStack) -> Answer {
+        // Acquire, the partner of the Release in `Capture::finish`: the copy is whole.
+        if CAPTURE.state.load(Ordering::Acquire) != State::new(self.number, Phase::Done).0 {
+            return Answer::NotYet;
+        }
+        // SAFETY: from `Done` on, the sample belongs to who asked, until it says `Free`. The handler's writes happened
+        // before.
+        let answer = unsafe { &*CAPTURE.sample.get() }.give(stack, self.mark);
+        CAPTURE.free(self.number);
+        answer
+    }
+
+    /// Gives up: a late signal then writes nothing. False while the handler is in the middle of its copy; ask again at
+    /// the next look. True also where there is nothing to give up any more.
+    pub(super) fn cancel(&mut self) -> bool {
+        let number = self.number;
+        match CAPTURE.step(number, Phase::Requested, Phase::Free) {
+            Ok(()) => true,
+            Err(now) if now == State::new(number, Phase::Copying) => false,
+            Err(now) if now == State::new(number, Phase::Done) => {
+                CAPTURE.free(number);
+                true
+            }
+            Err(_) => true,
+        }
+    }
+}
+
+impl Drop for Asked {
+    /// Leaves it to the handler to say `Free` if that is in the middle of its copy.
+    fn drop(&mut self) {
+        if !self.cancel() && CAPTURE.step(self.number, Phase::Copying, Phase::Abandoned).is_err() {
+            // The handler was quicker, and has said `Done`. Nobody but us can change that.
+            CAPTURE.free(self.number);
+        }
+    }
+}
+
+// === impl Capture ===
+
+// SAFETY: all but `sample` are atomics. `sample` is written by the one handler that brought the state from `Requested`
+// to `Copying`, and read by the owner of the one `Asked` with that number, from `Done` to `Free`. What each did
+// happened before what the next does: `Done` is stored with Release and loaded with Acquire, and so are `Free` and
+// `Requested`.
+unsafe impl Sync for Capture {}
+
+impl Capture {
+    /// Notes a question, if there is none.
+    fn request(&self, thread: Tid, bounds: StackBounds, mark: u64) -> Option<Asked> {
+        let last = State(self.state.load(Ordering::Relaxed));
+        let next = last.next_number();
+        // Acquire, the partner of the Release in `free`: whoever had the sample before has done with it.
+        let took = |free, filling| self.state.compare_exchange(free, filling, Ordering::Acquire, Ordering::Relaxed);
+        if !last.is_free() || took(last.0, State::new(next, Phase::Filling).0).is_err() {
+            return None;
+        }
+        self.thread.store(thread.0, Ordering::Relaxed);
+        self.low.store(bounds.low, Ordering::Relaxed);
+        self.high.store(bounds.high, Ordering::Relaxed);
+        self.mark.store(mark, Ordering::Relaxed);
+        // Release, the partner of the Acquires in `answer`: the handler finds the four above.
+        self.state.store(State::new(next, Phase::Requested).0, Ordering::Release);
+        Some(Asked { number: next, mark })
+    }
+
+    /// Answers the question with that number, if it still stands and the current thread is meant. Called by the
+    /// handler.
+    fn answer(&self, number: u64, interrupted: &General) {
+        // Acquire, the partner of the Release in `request`. Should the question change between the first two lines,
+        // then its number does too, and the third fails.
+        let is_open = self.state.load(Ordering::Acquire) == State::new(number, Phase::Requested).0;
+        let is_for_us = Tid(self.thread.load(Ordering::Relaxed)) == Tid::current();
+        if !is_open || !is_for_us || self.step(number, Phase::Requested, Phase::Copying).is_err() {
+            return;
+        }
+        let bounds = StackBounds { low: self.low.load(Ordering::Relaxed), high: self.high.load(Ordering::Relaxed) };
+        // SAFETY: the step to `Copying` succeeds for one handler, which has the sample to itself until it says `Done`.
+        let sample = unsafe { &mut *self.sample.get() };
+        // SAFETY: the bounds are the stack of the current thread, as the signal was sent to it with its own bounds.
+        unsafe { sample.take(interrupted, bounds, self.mark.load(Ordering::Relaxed)) };
+        self.finish(number);
+    }
+
+    /// The handler's last word.
+    fn finish(&self, number: u64) {
+        // Release in `step`, the partner of the Acquire in `Asked::poll`.
+        if self.step(number, Phase::Copying, Phase::Done).is_err() {
+            // Abandoned: nobody waits for the copy.
+            self.free(number);
+        }
+    }
+
+    /// From one state of a question to the next. Whoever comes second learns what came first.
+    fn step(&self, number: u64, from: Phase, to: Phase) -> Result<(), State> {
+        let (from, to) = (State::new(number, from).0, State::new(number, to).0);
+        // Acquire for `Copying`, whose partner is in `request`, and for a `Done` that was quicker; Release for `Done`
+        // and `Free`.
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(drop).map_err(State)
+    }
+
+    /// Says that nobody has to do with the sample any more. Only who owns it may call this.
+    fn free(&self, number: u64) {
+        // Release, the partner of the Acquire in `request`.
+        self.state.store(State::new(number, Phase::Free).0, Ordering::Release);
+    }
+}
+
+// === impl Sample ===
+
+impl Sample {
+    /// Copies the registers, and the part of the stack that is worth it.
+    ///
+    /// # Safety
+    ///
+    /// Memory between the bounds, from the interrupted stack pointer's page up, must be readable.
+    unsafe fn take(&mut self, interrupted: &General, bounds: StackBounds, mark: u64) {
+        for (register, place) in self.registers.iter_mut().zip(DWARF_ORDER) {
+            *register = interrupted[place] as u64;
+        }
+        let sp = interrupted[libc::REG_RSP as usize] as u64;
+        self.is_own_stack = bounds.low <= sp && sp < bounds.high;
+        if !self.is_own_stack {
+            (self.base, self.len) = (sp, 0);
+            return;
+        }
+        let (base, len) = RawStack::range(sp, mark);
+        let end = base.saturating_add(len as u64).min(bounds.high);
+        self.base = base.max(bounds.low);
+        self.len = (end.saturating_sub(self.base) as usize).min(MOST);
+        // SAFETY: the range is clipped to the bounds, and `len` to the buffer, which no reference is to but `self`.
+        unsafe { copy_bytes(self.base, self.bytes.as_mut_ptr(), self.len) };
+    }
+
+    fn give(&self, stack: &mut RawStack, mark: u64) -> Answer {
+        stack.registers = Registers::default();
+        for (number, value) in self.registers.iter().enumerate() {
+            stack.registers.set(number, Some(*value));
+        }
+        stack.mark = mark;
+        stack.fill(self.base, |bytes| {
+            bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
+            self.len
+        });
+        if self.is_own_stack { Answer::Copied } else { Answer::OtherStack }
+    }
+}
+
+/// Copies bytes that belong to code that was interrupted. Not by Rust's own means, which may assume that what they read
+/// is initialised and not borrowed, and which sanitizers watch.
+///
+/// # Safety
+///
+/// `len` bytes must be readable at `from` and writable at `to`.
+unsafe fn copy_bytes(from: u64, to: *mut u8, len: usize) {
+    // SAFETY: reads and writes what the caller allows, uses no stack. The direction flag is clear, as everywhere in
+    // Rust.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rcx") len => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+// === impl State ===
+
+impl State {
+    const PHASE_BITS: u32 = 3;
+
+    const fn new(number: u64, phase: Phase) -> Self {
+        Self(number << Self::PHASE_BITS | phase as u64)
+    }
+
+    fn is_free(self) -> bool {
+        self == Self::new(self.number(), Phase::Free)
+    }
+
+    fn number(self) -> u64 {
+        self.0 >> Self::PHASE_BITS
+    }
+
+    /// Comes back after a trillion questions.
+    fn next_number(self) -> u64 {
+        self.number().wrapping_add(1) & NUMBER
+    }
+}
+
+// === impl Previous ===
+
+impl Previous {
+    const NONE: Self = Self(libc::SIG_DFL << 1);
+
+    fn of(action: &libc::sigaction) -> Self {
+        // An address in user space does not need its highest bit.
+        Self(action.sa_sigaction << 1 | usize::from(action.sa_flags & libc::SA_SIGINFO != 0))
+    }
+
+    fn publish(self) {
+        // Release, the partner of the Acquire in `on_signal`, although no other memory belongs to it.
+        PREVIOUS.store(self.0, Ordering::Release);
+    }
+
+    /// Does what the kernel would do if ours had not been put in its place. The default is to do nothing, as with
+    /// SIG_IGN.
+    fn call(self, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        let address = self.0 >> 1;
+        if !is_function(address) {
+            return;
+        }
+        let function = address as *const ();
+        if self.0 & 1 == 0 {
+            // SAFETY: `sigaction` gave the address as that of a function that takes a signal's number.
+            let function = unsafe { mem::transmute::<*const (), Plain>(function) };
+            function(signal);
+        } else {
+            // SAFETY: `sigaction` gave the address as that of a function that takes all three, which are what the
+            // kernel gave us.
+            let function = unsafe { mem::transmute::<*const (), WithInfo>(function) };
+            function(signal, info, context);
+        }
+    }
+}
+
+// === impl Installed ===
+
+impl Installed {
+    fn lock() -> MutexGuard<'static, Self> {
+        INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&mut self) -> io::Result<()> {
+        let current = disposition()?;
+        // Who took the signal after us may pass it on to us. On top of that one ours would be called in a circle.
+        let may_be_below = self.replaced.is_some() && is_function(current.sa_sigaction);
+        if is_ours(&current) || may_be_below {
+            return Ok(());
+        }
+        // Once before the handler can run, and once more in case that somebody else was quicker.
+        Previous::of(&current).publish();
+        let replaced = Some(dispose(&ours(&current))?).filter(|replaced| !is_ours(replaced)).unwrap_or(current);
+        Previous::of(&replaced).publish();
+        self.replaced = Some(replaced);
+        Ok(())
+    }
+
+    /// Puts back what ours replaced, unless somebody has replaced ours.
+    fn remove(&mut self) {
+        if !disposition().is_ok_and(|current| is_ours(&current)) {
+            return;
+        }
+        if let Some(replaced) = self.replaced.take() {
+            // Cannot fail: it was in place before.
+            let _ = dispose(&replaced);
+        }
+    }
+}
+
+/// What to put in the place of `current`.
+fn ours(current: &libc::sigaction) -> libc::sigaction {
+    let mut ours = *current;
+    ours.sa_sigaction = on_signal as WithInfo as usize;
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // Who had the signal before finds blocked what it wants blocked.
+    if !is_function(current.sa_sigaction) {
+        ours.sa_mask = asynchronous();
+    }
+    ours
+}
+
+/// All signals but those that a fault raises, which would then end the process without a word.
+fn asynchronous() -> libc::sigset_t {
+    let mut signals = MaybeUninit::uninit();
+    // SAFETY: the pointer is to memory of the right size, and `sigfillset` fills it in before it is used.
+    unsafe {
+        libc::sigfillset(signals.as_mut_ptr());
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
+            libc::sigdelset(signals.as_mut_ptr(), fault);
+        }
+        signals.assume_init()
+    }
+}
+
+fn is_ours(action: &libc::sigaction) -> bool {
+    action.sa_sigaction == on_signal as WithInfo as usize
+}
+
+fn is_function(handler: libc::sighandler_t) -> bool {
+    handler != libc::SIG_DFL && handler != libc::SIG_IGN
+}
+
+fn disposition() -> io::Result<libc::sigaction> {
+    sigaction(ptr::null())
+}
+
+/// Returns what was there before.
+fn dispose(action: &libc::sigaction) -> io::Result<libc::sigaction> {
+    sigaction(action)
+}
+
+fn sigaction(action: *const libc::sigaction) -> io::Result<libc::sigaction> {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: `action` is null or came from a reference; what it names is our handler or came from the kernel.
+    if unsafe { libc::sigaction(SIGNAL, action, before.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a call that returned 0 has written all of it.
+    Ok(unsafe { before.assume_init() })
+}
+
+// === impl Message ===
+
+const _: () = assert!(size_of::<Message>() == size_of::<libc::siginfo_t>() && offset_of!(Message, value) == 24);
+
+impl Message {
+    fn new(value: u64) -> Self {
+        // SAFETY: neither call has an argument, or can fail.
+        let (pid, uid) = unsafe { (libc::getpid(), libc::getuid()) };
+        Self { signal: SIGNAL, errno: 0, code: libc::SI_QUEUE, pad: 0, pid, uid, value, rest: [0; 96] }
+    }
+
+    /// To one thread of this process. False if there is none with that number.
+    fn send(&self, thread: Tid) -> bool {
+        // SAFETY: the kernel reads a `siginfo_t`, which `self` is in size, alignment and content.
+        unsafe {
+            libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), thread.0, SIGNAL, ptr::from_ref(self)) == 0
+        }
+    }
+}
+
+/// The number of a question, as a signal carries it. The rest of the word is taken from where our statics are: another
+/// copy of this crate in the process, which is a handler before or after ours, has its own elsewhere.
+fn cookie(number: u64) -> u64 {
+    let place = (&raw const CAPTURE).addr() as u64 / size_of::<Capture>() as u64;
+    place << NUMBER.count_ones() | number
+}
+
+/// The number of the question that a signal is about. `None` where the signal is not ours.
+fn number_of(info: &libc::siginfo_t) -> Option<u64> {
+    if info.si_code != libc::SI_QUEUE {
+        return None;
+    }
+    // SAFETY: a queued signal has all of these fields. `getpid` has no argument and cannot fail.
+    let (value, is_from_here) = unsafe { (info.si_value().sival_ptr as u64, info.si_pid() == libc::getpid()) };
+    let number = value & NUMBER;
+    (is_from_here && value == cookie(number)).then_some(number)
+}
+
+/// The registers that the kernel put aside. Only a place in it, as the kernel's `ucontext_t` is shorter than the C
+/// library's.
+fn registers(context: *mut c_void) -> *const General {
+    if context.is_null() {
+        return ptr::null();
+    }
+    context.wrapping_byte_add(offset_of!(libc::ucontext_t, uc_mcontext.gregs)).cast_const().cast()
+}
+
+/// The handler. See the head of this file for why it may run anywhere.
+extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the C library's own place for the current thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: that place is there as long as the thread.
+    let before = unsafe { *errno };
+    // SAFETY: the kernel gives a pointer to either, or somebody that passes on what the kernel gave. Null is looked
+    // for.
+    let (about, interrupted) = unsafe { (info.as_ref(), registers(context).as_ref()) };
+    match (about.and_then(number_of), interrupted) {
+        (Some(number), Some(interrupted)) => CAPTURE.answer(number, interrupted),
+        // Acquire: see `Previous::publish`.
+        _ => Previous(PREVIOUS.load(Ordering::Acquire)).call(signal, info, context),
+    }
+    // SAFETY: as above.
+    unsafe { *errno = before };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::{self, JoinHandle};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A signal's handler is the whole process's: one test at a time.
+    static SERIAL: Mutex<()> = Mutex::new(());
+
+    /// How long a thread may be without a core on a machine that is busy.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// How long an answer that shall not come is waited for.
+    const LONG_ENOUGH: Duration = Duration::from_millis(50);
+
+    fn alone() -> MutexGuard<'static, ()> {
+        let guard = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
+        INSTALLED.lock().unwrap_or_else(PoisonError::into_inner).replaced = None;
+        CAPTURE.state.store(State::new(CAPTURE.number() + 1, Phase::Free).0, Ordering::SeqCst);
+        set(libc::SIG_DFL, 0);
+        guard
+    }
+
+    impl Capture {
+        fn number(&self) -> u64 {
+            State(self.state.load(Ordering::SeqCst)).number()
+        }
+    }
+
+    fn set(handler: usize, flags: c_int) {
+        let mut action = disposition().unwrap();
+        (action.sa_sigaction, action.sa_flags) = (handler, flags);
+        dispose(&action).unwrap();
+    }
+
+    fn mask(how: c_int) {
+        // SAFETY: the set is filled in before it is used.
+        unsafe {
+            let mut signals = MaybeUninit::uninit();
+            libc::sigemptyset(signals.as_mut_ptr());
+            libc::sigaddset(signals.as_mut_ptr(), SIGNAL);
+            libc::pthread_sigmask(how, signals.as_ptr(), ptr::null_mut());
+        }
+    }
+
+    fn set_errno(errno: c_int) {
+        // SAFETY: the current thread's own.
+        unsafe { *libc::__errno_location() = errno };
+    }
+
+    fn errno() -> c_int {
+        io::Error::last_os_error().raw_os_error().unwrap()
+    }
+
+    /// A thread to ask.
+    struct Target {
+        tid: Tid,
+        bounds: StackBounds,
+        /// Where eight words lie that tell this thread from all others.
+        words: u64,
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Target {
+        /// A thread that does `prepare`, and then `again` until it is told to stop.
+        fn spawn(prepare: impl FnOnce() + Send + 'static, again: impl FnMut() + Send + 'static) -> Self {
+            let stop = Arc::new(AtomicBool::new(false));
+            let (told, telling) = std::sync::mpsc::channel();
+            let thread = thread::spawn({
+                let stop = Arc::clone(&stop);
+                move || {
+                    let words = black_box(words(Tid::current()));
+                    prepare();
+                    let bounds = StackBounds::current().unwrap();
+                    told.send((Tid::current(), bounds, (&raw const words).addr() as u64)).unwrap();
+                    until(&stop, again);
+                    black_box(&words);
+                }
+            });
+            let (tid, bounds, words) = telling.recv().unwrap();
+            // Out of `send`, into the loop.
+            thread::sleep(Duration::from_millis(5));
+            Self { tid, bounds, words, stop, thread: Some(thread) }
+        }
+
+        fn busy() -> Self {
+            Self::spawn(|| (), || ())
+        }
+
+        /// One that blocks the signal until the second value is set, and so has it pending.
+        fn deaf() -> (Self, Arc<AtomicBool>) {
+            let open = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&open);
+            let again = move || {
+                if seen.load(Ordering::SeqCst) {
+                    mask(libc::SIG_UNBLOCK);
+                }
+            };
+            (Self::spawn(|| mask(libc::SIG_BLOCK), again), open)
+        }
+
+        fn ask(&self, interrupter: &Interrupter) -> Option<Asked> {
+            interrupter.ask(self.tid, self.bounds, self.words)
+        }
+
+        /// As the handler may be in the middle of a question that was dropped.
+        fn ask_soon(&self, interrupter: &Interrupter, mark: u64) -> Asked {
+            let start = Instant::now();
+            loop {
+                if let Some(asked) = interrupter.ask(self.tid, self.bounds, mark) {
+                    return asked;
+                }
+                assert!(start.elapsed() < PATIENCE, "the last question is still there");
+            }
+        }
+
+        /// Asks again now and then: while a signal of a question that was given up is pending, a new one is lost.
+        fn capture(&self, interrupter: &Interrupter, stack: &mut RawStack) -> Answer {
+            let start = Instant::now();
+            loop {
+                let mut asked = self.ask_soon(interrupter, self.words);
+                let answer = wait(&mut asked, stack, PATIENCE / 50);
+                if answer != Answer::NotYet || start.elapsed() > PATIENCE {
+                    return answer;
+                }
+            }
+        }
+
+        /// That `stack` is this thread's, with the bytes that are there.
+        fn check(&self, stack: &RawStack) {
+            let sp = stack.registers.get(Registers::RSP).unwrap();
+            assert!(self.bounds.low <= sp && sp < self.bounds.high, "{sp:x} is not in {:x?}", self.bounds);
+            assert!(sp < self.words && self.words - sp < 16 * 1024, "{sp:x} is far from {:x}", self.words);
+            assert_eq!(stack.mark, self.words);
+            let copied = [0, 1, 2, 3, 4, 5, 6, 7].map(|word| stack.word(self.words + word * 8).unwrap());
+            assert_eq!(copied, words(self.tid));
+        }
+    }
+
+    impl Drop for Target {
+        fn drop(&mut self) {
+            self.stop.store(true, Ordering::SeqCst);
+            let _ = self.thread.take().unwrap().join();
+        }
+    }
+
+    fn words(tid: Tid) -> [u64; 8] {
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|word: u64| 0xfeed_beef_0000_0000 | word << 24 | tid.0 as u64)
+    }
+
+    #[inline(never)]
+    fn until(stop: &AtomicBool, mut again: impl FnMut()) {
+        while !stop.load(Ordering::Relaxed) {
+            again();
+        }
+    }
+
+    fn wait(asked: &mut Asked, stack: &mut RawStack, patience: Duration) -> Answer {
+        let start = Instant::now();
+        loop {
+            let answer = asked.poll(stack);
+            if answer != Answer::NotYet || start.elapsed() > patience {
+                return answer;
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn is_code_of_this_executable(address: u64) -> bool {
+        let executable = std::env::current_exe().unwrap();
+        std::fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16).unwrap());
+            rest.starts_with("r-x") && rest.ends_with(executable.to_str().unwrap()) && start <= address && address < end
+        })
+    }
+
+    /// Sends what `ask` would send, changed.
+    fn forge(thread: Tid, number: u64, change: impl FnOnce(&mut Message)) {
+        let mut message = Message::new(cookie(number));
+        change(&mut message);
+        assert!(message.send(thread));
+    }
+
+    #[test]
+    fn a_busy_thread_is_copied() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut stack = RawStack::empty();
+        for _ in 0..100 {
+            assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+            target.check(&stack);
+            assert!(is_code_of_this_executable(stack.registers.get(Registers::PC).unwrap()));
+            assert!(stack.end() <= target.bounds.high);
+        }
+    }
+
+    /// Each register by a value of its own, in a thread that does nothing else.
+    #[test]
+    fn registers_have_their_dwarf_numbers() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let target = Target::spawn(
+            || (),
+            // SAFETY: puts back what it changes and does not name, and touches no memory but the stack.
+            || unsafe {
+                asm!(
+                    "push rbx", "push rbp",
+                    "mov rbx, 103", "mov rbp, 106",
+                    "2:", "dec rcx", "jne 2b",
+                    "pop rbp", "pop rbx",
+                    inout("rcx") 200_000_000_u64 => _,
+                    in("rax") 100_u64, in("rdx") 101_u64, in("rsi") 104_u64, in("rdi") 105_u64,
+                    in("r8") 108_u64, in("r9") 109_u64, in("r10") 110_u64, in("r11") 111_u64,
+                    in("r12") 112_u64, in("r13") 113_u64, in("r14") 114_u64, in("r15") 115_u64,
+                );
+            },
+        );
+        let mut stack = RawStack::empty();
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        target.check(&stack);
+        for number in [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15] {
+            assert_eq!(stack.registers.get(number), Some(100 + number as u64), "register {number}");
+        }
+        assert!((1..=200_000_000).contains(&stack.registers.get(2).unwrap()));
+    }
+
+    #[test]
+    fn the_whole_stack_is_copied_up_to_its_end() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut stack = RawStack::empty();
+        let mut asked = interrupter.ask(target.tid, target.bounds, u64::MAX).unwrap();
+        assert_eq!(wait(&mut asked, &mut stack, PATIENCE), Answer::Copied);
+        assert_eq!(stack.end(), target.bounds.high);
+    }
+
+    #[test]
+    fn bounds_are_around_a_local_variable() {
+        let local = 0_u8;
+        let bounds = StackBounds::current().unwrap();
+        let address = (&raw const local).addr() as u64;
+        assert!(bounds.low <= address && address < bounds.high);
+    }
+
+    #[test]
+    fn a_stack_that_is_not_the_threads_own_is_not_read() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut stack = RawStack::empty();
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        let bounds = StackBounds { low: 8, high: 4096 };
+        let mut asked = interrupter.ask(target.tid, bounds, target.words).unwrap();
+        assert_eq!(wait(&mut asked, &mut stack, PATIENCE), Answer::OtherStack);
+        assert_eq!(stack.word(target.words), None, "bytes of before");
+        assert!(is_code_of_this_executable(stack.registers.get(Registers::PC).unwrap()));
+    }
+
+    #[test]
+    fn what_is_below_the_stack_or_beyond_the_meter_is_left_out() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut stack = RawStack::empty();
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        let sp = stack.registers.get(Registers::RSP).unwrap();
+        // Half of the red zone.
+        let bounds = StackBounds { low: sp - 64, high: target.words + 8 };
+        loop {
+            let mut asked = interrupter.ask(target.tid, bounds, target.words).unwrap();
+            let answer = wait(&mut asked, &mut stack, PATIENCE);
+            if answer == Answer::Copied && stack.registers.get(Registers::RSP) == Some(sp) {
+                break;
+            }
+        }
+        assert!(stack.word(bounds.low).is_some());
+        assert_eq!(stack.word(bounds.low - 1), None);
+        assert_eq!(stack.end(), target.words + 8);
+    }
+
+    #[test]
+    fn a_thread_that_blocks_the_signal_does_not_answer() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let ((target, open), other) = (Target::deaf(), Target::busy());
+        let mut stack = RawStack::empty();
+        let mut asked = target.ask(&interrupter).unwrap();
+        assert_eq!(wait(&mut asked, &mut stack, LONG_ENOUGH), Answer::NotYet);
+        assert!(other.ask(&interrupter).is_none(), "two at a time");
+        assert!(asked.cancel());
+        let mut next = other.ask(&interrupter).unwrap();
+        open.store(true, Ordering::SeqCst);
+        thread::sleep(LONG_ENOUGH);
+        assert_eq!(asked.poll(&mut stack), Answer::NotYet);
+        assert!(asked.cancel());
+        drop(asked);
+        assert_eq!(wait(&mut next, &mut stack, PATIENCE), Answer::Copied, "it was the other's, and no longer is");
+        other.check(&stack);
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        target.check(&stack);
+    }
+
+    /// The kernel keeps one signal of a kind pending, which is the first: the second question is lost.
+    #[test]
+    fn a_late_signal_answers_no_later_question() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let (target, open) = Target::deaf();
+        let mut stack = RawStack::empty();
+        assert!(target.ask(&interrupter).unwrap().cancel());
+        let mut asked = target.ask(&interrupter).unwrap();
+        open.store(true, Ordering::SeqCst);
+        assert_eq!(wait(&mut asked, &mut stack, LONG_ENOUGH), Answer::NotYet);
+        assert!(asked.cancel());
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+    }
+
+    #[test]
+    fn no_thread_answers_for_another() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let (target, open) = Target::deaf();
+        let mut stack = RawStack::empty();
+        let mut asked = target.ask(&interrupter).unwrap();
+        forge(Tid::current(), asked.number, |_| ());
+        assert_eq!(asked.poll(&mut stack), Answer::NotYet);
+        open.store(true, Ordering::SeqCst);
+        assert_eq!(wait(&mut asked, &mut stack, PATIENCE), Answer::Copied);
+        target.check(&stack);
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_asked() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let target = Target::busy();
+        let (tid, bounds) = (target.tid, target.bounds);
+        drop(target);
+        // `join` returns before the kernel has forgotten the thread.
+        let start = Instant::now();
+        while interrupter.ask(tid, bounds, 0).is_some() {
+            assert!(start.elapsed() < PATIENCE);
+        }
+        assert!(Target::busy().ask(&interrupter).is_some(), "the question that failed is still there");
+    }
+
+    #[test]
+    fn a_question_that_is_dropped_is_given_up() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let (target, _) = Target::deaf();
+        drop(target.ask(&interrupter).unwrap());
+        drop(target.ask(&interrupter).unwrap());
+        assert!(target.ask(&interrupter).unwrap().cancel());
+    }
+
+    #[test]
+    fn a_question_in_the_middle_of_its_copy_is_left_to_the_handler() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let (target, _) = Target::deaf();
+        let mut asked = target.ask(&interrupter).unwrap();
+        let number = asked.number;
+        assert!(CAPTURE.step(number, Phase::Requested, Phase::Copying).is_ok());
+        assert!(!asked.cancel());
+        assert_eq!(asked.poll(&mut RawStack::empty()), Answer::NotYet);
+        drop(asked);
+        assert!(target.ask(&interrupter).is_none());
+        CAPTURE.finish(number);
+        let asked = target.ask(&interrupter).unwrap();
+        assert!(CAPTURE.step(asked.number, Phase::Requested, Phase::Copying).is_ok());
+        CAPTURE.finish(asked.number);
+        drop(asked);
+        assert!(target.ask(&interrupter).is_some());
+    }
+
+    /// The handler and `cancel` in a race: one of both wins, and afterwards nobody is left in possession.
+    #[test]
+    fn who_cancels_and_who_answers_agree() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut stack = RawStack::empty();
+        let start = Instant::now();
+        for patience in (0..400).cycle().take_while(|_| start.elapsed() < Duration::from_secs(1)) {
+            let mut asked = target.ask_soon(&interrupter, target.words);
+            (0..patience).for_each(|_| std::hint::spin_loop());
+            while !asked.cancel() {
+                if asked.poll(&mut stack) == Answer::Copied {
+                    target.check(&stack);
+                }
+            }
+            let mut asked = target.ask_soon(&interrupter, target.words);
+            if wait(&mut asked, &mut stack, Duration::from_micros(300)) == Answer::Copied {
+                target.check(&stack);
+            }
+        }
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        target.check(&stack);
+    }
+
+    /// The same without signals, which is faster: a thread that answers all the time, at length.
+    #[test]
+    fn a_question_that_is_cancelled_is_out_of_the_handlers_hands() {
+        let _alone = alone();
+        let mut registers = General::default();
+        let answer = move || {
+            if registers[libc::REG_RSP as usize] == 0 {
+                registers[libc::REG_RSP as usize] = StackBounds::current().unwrap().low as i64 + 1024;
+            }
+            CAPTURE.answer(CAPTURE.number(), &registers);
+        };
+        let target = Target::spawn(|| (), answer);
+        let mut last = CAPTURE.number();
+        let start = Instant::now();
+        for patience in (0..50).cycle().take_while(|_| start.elapsed() < Duration::from_millis(500)) {
+            let mut asked = CAPTURE.request(target.tid, target.bounds, u64::MAX).unwrap();
+            assert_eq!(asked.number, last + 1, "somebody has changed the state who should not");
+            (0..patience).for_each(|_| std::hint::spin_loop());
+            while !asked.cancel() {}
+            last = asked.number;
+        }
+    }
+
+    #[test]
+    fn one_of_two_that_ask_at_once_is_refused() {
+        let _alone = alone();
+        let asking = || {
+            let start = Instant::now();
+            let mut numbers = Vec::new();
+            while start.elapsed() < Duration::from_millis(300) {
+                numbers.extend(CAPTURE.request(Tid(0), StackBounds { low: 0, high: 0 }, 0).map(|asked| asked.number));
+            }
+            numbers
+        };
+        let mut numbers = thread::scope(|scope| {
+            let both = [scope.spawn(asking), scope.spawn(asking)];
+            both.map(|one| one.join().unwrap()).concat()
+        });
+        let questions = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), questions, "two had the same question");
+    }
+
+    #[test]
+    fn two_monitors_never_ask_at_a_time() {
+        let _alone = alone();
+        let monitor = || {
+            let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+            let (mut stack, mut numbers, start) = (RawStack::empty(), Vec::new(), Instant::now());
+            let mut copied = 0;
+            while copied < 100 && start.elapsed() < PATIENCE {
+                let Some(mut asked) = target.ask(&interrupter) else { continue };
+                numbers.push(asked.number);
+                assert!(target.ask(&interrupter).is_none());
+                if wait(&mut asked, &mut stack, Duration::from_millis(100)) == Answer::Copied {
+                    target.check(&stack);
+                    copied += 1;
+                }
+            }
+            assert!(copied > 0);
+            numbers
+        };
+        let mut numbers = thread::scope(|scope| {
+            let monitors = [scope.spawn(monitor), scope.spawn(monitor)];
+            monitors.map(|monitor| monitor.join().unwrap()).concat()
+        });
+        let questions = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), questions, "two had the same question");
+    }
+
+    #[test]
+    fn a_read_goes_on_after_the_signal() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let (told, result) = std::sync::mpsc::channel();
+        let target = Target::spawn(
+            || (),
+            move || {
+                let mut byte = 0_u8;
+                // SAFETY: one byte is read to where one byte is.
+                let read = unsafe { libc::read(reader.as_raw_fd(), (&raw mut byte).cast(), 1) };
+                let _ = told.send((read, byte));
+            },
+        );
+        // Closed before the thread is waited for.
+        let mut writer = writer;
+        let mut stack = RawStack::empty();
+        for byte in [7, 8] {
+            for _ in 0..5 {
+                assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+                target.check(&stack);
+            }
+            writer.write_all(&[byte]).unwrap();
+            assert_eq!(result.recv_timeout(PATIENCE), Ok((1, byte)));
+        }
+    }
+
+    static SURROUNDINGS: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn looks_around(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        let (mut stack, mut blocked) = (MaybeUninit::<libc::stack_t>::uninit(), MaybeUninit::uninit());
+        // SAFETY: both are filled in before they are used.
+        let found = unsafe {
+            libc::sigaltstack(ptr::null(), stack.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), blocked.as_mut_ptr());
+            let is_blocked = |signal| libc::sigismember(blocked.as_ptr(), signal) == 1;
+            [stack.assume_init().ss_flags == libc::SS_ONSTACK, is_blocked(libc::SIGPROF), !is_blocked(libc::SIGSEGV)]
+        };
+        SURROUNDINGS.store(found.into_iter().filter(|as_wanted| *as_wanted).count(), Ordering::SeqCst);
+        on_signal(signal, info, context);
+    }
+
+    #[test]
+    fn the_handler_has_the_signal_stack_to_itself() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        let mut as_ours = disposition().unwrap();
+        as_ours.sa_sigaction = looks_around as WithInfo as usize;
+        dispose(&as_ours).unwrap();
+        assert_eq!(target.capture(&interrupter, &mut RawStack::empty()), Answer::Copied);
+        assert_eq!(SURROUNDINGS.load(Ordering::SeqCst), 3);
+        set(libc::SIG_DFL, 0);
+    }
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    static LAST_INFO: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn plain(signal: c_int) {
+        assert_eq!(signal, SIGNAL);
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        set_errno(libc::EIO);
+    }
+
+    extern "C" fn with_info(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        assert!(!context.is_null());
+        // SAFETY: the kernel gave the pointer, and what this test sends has a value.
+        LAST_INFO.store(unsafe { (*info).si_value() }.sival_ptr.addr(), Ordering::SeqCst);
+        plain(signal);
+    }
+
+    /// Ours is on the list of who is called after it.
+    extern "C" fn on_top(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        CALLS.fetch_add(100, Ordering::SeqCst);
+        on_signal(signal, info, context);
+    }
+
+    fn calls_of(f: impl FnOnce()) -> usize {
+        let before = CALLS.load(Ordering::SeqCst);
+        f();
+        CALLS.load(Ordering::SeqCst) - before
+    }
+
+    fn raise() {
+        // SAFETY: there is a handler, or the signal is ignored.
+        assert_eq!(unsafe { libc::raise(SIGNAL) }, 0);
+    }
+
+    #[test]
+    fn who_had_the_signal_before_is_told_of_what_is_not_ours() {
+        let _alone = alone();
+        let ways = [(plain as extern "C" fn(c_int) as usize, 0), (with_info as WithInfo as usize, libc::SA_SIGINFO)];
+        for (handler, flags) in ways {
+            set(handler, flags);
+            let (first, second) = (Interrupter::install().unwrap(), Interrupter::install().unwrap());
+            assert!(is_ours(&disposition().unwrap()));
+            assert_eq!(calls_of(raise), 1);
+
+            let target = Target::busy();
+            let mut stack = RawStack::empty();
+            assert_eq!(calls_of(|| assert_eq!(target.capture(&first, &mut stack), Answer::Copied)), 0);
+            drop(first);
+            assert_eq!(calls_of(|| assert_eq!(target.capture(&second, &mut stack), Answer::Copied)), 0);
+            drop(second);
+
+            let back = disposition().unwrap();
+            assert_eq!((back.sa_sigaction, back.sa_flags & libc::SA_SIGINFO), (handler, flags));
+            assert_eq!(calls_of(raise), 1);
+        }
+    }
+
+    #[test]
+    fn a_signal_that_only_resembles_ours_is_not() {
+        let _alone = alone();
+        set(with_info as WithInfo as usize, libc::SA_SIGINFO);
+        let interrupter = Interrupter::install().unwrap();
+        let (target, _) = Target::deaf();
+        let mut asked = target.ask(&interrupter).unwrap();
+        let number = asked.number;
+        let told_of = |change: fn(&mut Message)| calls_of(|| forge(Tid::current(), number, change));
+        assert_eq!(told_of(|_| ()), 0);
+        assert_eq!(told_of(|message| message.value = 5), 1);
+        assert_eq!(LAST_INFO.load(Ordering::SeqCst), 5);
+        assert_eq!(told_of(|message| message.value ^= 1 << 63), 1);
+        assert_eq!(told_of(|message| message.pid += 1), 1);
+        assert_eq!(told_of(|message| message.code = libc::SI_MESGQ), 1);
+        assert!(asked.cancel());
+    }
+
+    #[test]
+    fn errno_stays_as_it_was() {
+        let _alone = alone();
+        set(plain as extern "C" fn(c_int) as usize, 0);
+        let _interrupter = Interrupter::install().unwrap();
+        set_errno(libc::EXDEV);
+        raise();
+        assert_eq!(errno(), libc::EXDEV);
+    }
+
+    #[test]
+    fn default_and_ignored_come_back() {
+        let _alone = alone();
+        for handler in [libc::SIG_DFL, libc::SIG_IGN] {
+            set(handler, 0);
+            let interrupter = Interrupter::install().unwrap();
+            raise();
+            drop(interrupter);
+            assert_eq!(disposition().unwrap().sa_sigaction, handler);
+        }
+    }
+
+    #[test]
+    fn who_took_the_signal_after_us_keeps_it() {
+        let _alone = alone();
+        set(plain as extern "C" fn(c_int) as usize, 0);
+        let theirs = on_top as WithInfo as usize;
+        let interrupter = Interrupter::install().unwrap();
+        set(theirs, libc::SA_SIGINFO);
+        let target = Target::busy();
+        let mut stack = RawStack::empty();
+        assert_eq!(calls_of(|| assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied)), 100);
+        drop(interrupter);
+        assert_eq!(disposition().unwrap().sa_sigaction, theirs);
+        assert_eq!(calls_of(raise), 101, "ours still passes on");
+
+        // They pass it on to us, so ours on top of that would be a circle.
+        let interrupter = Interrupter::install().unwrap();
+        assert_eq!(disposition().unwrap().sa_sigaction, theirs);
+        assert_eq!(calls_of(raise), 101);
+        assert_eq!(calls_of(|| assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied)), 100);
+        drop(interrupter);
+
+        // They are gone, and ours with them.
+        set(libc::SIG_DFL, 0);
+        let interrupter = Interrupter::install().unwrap();
+        assert!(is_ours(&disposition().unwrap()));
+        assert_eq!(calls_of(raise), 0);
+        assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
+        drop(interrupter);
+        assert_eq!(disposition().unwrap().sa_sigaction, libc::SIG_DFL);
+    }
+
+    #[test]
+    fn another_handler_may_be_there_the_next_time() {
+        let _alone = alone();
+        for handler in [plain as extern "C" fn(c_int) as usize, libc::SIG_IGN, plain as extern "C" fn(c_int) as usize] {
+            set(handler, 0);
+            let interrupter = Interrupter::install().unwrap();
+            assert_eq!(calls_of(raise), usize::from(is_function(handler)));
+            drop(interrupter);
+            assert_eq!(disposition().unwrap().sa_sigaction, handler);
+        }
+    }
+
+    /// Without a handler that passes it on, there is no answer, and no harm.
+    #[test]
+    fn who_took_the_signal_and_keeps_it_to_himself_leaves_us_without_answers() {
+        let _alone = alone();
+        let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
+        set(plain as extern "C" fn(c_int) as usize, libc::SA_RESTART);
+        let mut stack = RawStack::empty();
+        let mut asked = target.ask(&interrupter).unwrap();
+        assert_eq!(wait(&mut asked, &mut stack, LONG_ENOUGH), Answer::NotYet);
+        assert!(asked.cancel());
+        set(libc::SIG_DFL, 0);
+        let mut asked = target.ask(&interrupter).unwrap();
+        assert_eq!(wait(&mut asked, &mut stack, LONG_ENOUGH), Answer::NotYet);
+    }
+
+    /// How long the handler took, in ticks of the time stamp counter.
+    static LATENCIES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn timed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+        let start = ticks();
+        on_signal(signal, info, context);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        LATENCIES[run % LATENCIES.len()].store(ticks() - start, Ordering::Relaxed);
+    }
+
+    fn ticks() -> u64 {
+        // SAFETY: no memory, no arguments.
+        unsafe { std::arch::x86_64::_rdtsc() }
+    }
+
+    fn figures(name: &str, mut values: Vec<u64>, unit: f64) {
+        values.sort_unstable();
+        let at = |part: f64| values[((values.len() - 1) as f64 * part) as usize] as f64 * unit;
+        println!("{name}: p50 {:.2} p99 {:.2} max {:.2} us of {}", at(0.5), at(0.99), at(1.0), values.len());
+    }
+
+    fn panics() {
+        let _ = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(vec![7; 100])));
+    }
+
+    fn allocates() {
+        drop(black_box(vec![0_u8; 5000]));
+    }
+
+    fn formats() {
+        drop(black_box(format!("{:?}", Instant::now())));
+    }
+
+    fn sleeps() {
+        thread::sleep(Duration::from_micros(50));
+    }
+
+    /// Asks one after the other, as fast as they answer.
+    fn storm_on(name: &str, targets: &[Target], interrupter: &Interrupter, time: Duration) {
+        let mut stack = RawStack::empty();
+        let (mut given_up, mut round_trips) = (0, Vec::new());
+        RUNS.store(0, Ordering::Relaxed);
+        let (start, start_ticks) = (Instant::now(), ticks());
+        for target in targets.iter().cycle().take_while(|_| start.elapsed() < time) {
+            let asking = Instant::now();
+            // Every second time up to the end of the stack.
+            let mark = if round_trips.len() % 2 == 0 { target.words } else { u64::MAX };
+            let mut asked = target.ask_soon(interrupter, mark);
+            match wait(&mut asked, &mut stack, Duration::from_millis(100)) {
+                Answer::Copied => {
+                    round_trips.push(asking.elapsed().as_nanos() as u64);
+                    stack.mark = target.words;
+                    target.check(&stack);
+                }
+                Answer::NotYet => given_up += 1,
+                Answer::OtherStack => panic!("no thread here has another stack"),
+            }
+        }
+        let tick = start.elapsed().as_secs_f64() * 1e6 / (ticks() - start_ticks) as f64;
+        println!("{name}: given up {given_up}");
+        figures("  round trip", round_trips, 1e-3);
+        let runs = RUNS.load(Ordering::Relaxed).min(LATENCIES.len());
+        figures("  handler", LATENCIES[..runs].iter().map(|run| run.load(Ordering::Relaxed)).collect(), tick);
+    }
+
+    #[test]
+    #[ignore = "five seconds at full load"]
+    fn storm() {
+        let _alone = alone();
+        let interrupter = Interrupter::install().unwrap();
+        let mut with_timer = disposition().unwrap();
+        with_timer.sa_sigaction = timed as WithInfo as usize;
+        dispose(&with_timer).unwrap();
+        let several = [panics, allocates, formats, sleeps].map(|again| Target::spawn(|| (), again));
+        storm_on("four threads", &several, &interrupter, Duration::from_secs(2));
+        drop(several);
+        // Without `sleeps`: each signal makes the kernel add its slack of 50 us to a sleep, so that would never end.
+        let all = || [panics, allocates, formats].iter().for_each(|again| again());
+        let one = [Target::spawn(|| (), all)];
+        storm_on("one thread", &one, &interrupter, Duration::from_secs(2));
+        storm_on("a busy thread", &[Target::busy()], &interrupter, Duration::from_secs(1));
+        set(libc::SIG_DFL, 0);
+    }
+}

@@ -1,0 +1,180 @@
+//! Tests that taking stacks does no harm: whatever lock the stalled thread holds, in a storm, and to nobody's system calls.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, unsafe_code)]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+
+mod support;
+
+use std::ffi::c_void;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tower_stall::{Cause, Stall, StallMonitor};
+
+use self::support::{eventually, scrape};
+
+fn start(signals: bool) -> (Runtime, StallMonitor) {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let monitor = support::builder().runtime(runtime.handle().clone()).stack_signals(signals).spawn().unwrap();
+    (runtime, monitor)
+}
+
+/// Runs a task that waits for the receiver inside some lock, and checks that it is named while it waits.
+#[track_caller]
+fn assert_named_while_it_holds(lock: &'static str, hold: impl FnOnce(&Receiver<()>) + Send + 'static) {
+    let (runtime, monitor) = start(false);
+    let (release, held) = mpsc::channel();
+    let task = runtime.spawn(monitor.instrument(lock, async move { hold(&held) }));
+    let here = |stall: &Stall| stall.location().is_some_and(|location| location.file().ends_with("capture_safety.rs"));
+    let is_told = |stall: &Stall| stall.route() == lock && stall.is_in_progress() && here(stall);
+    eventually("it is named while it lasts", || monitor.recent_stalls().iter().any(is_told));
+    // The watchdog goes on meanwhile.
+    let ticks = || scrape().sum("tower_stall_watchdog_ticks_total", &[]);
+    let before = ticks();
+    eventually("the watchdog goes on", || ticks() > before);
+    drop(release);
+    runtime.block_on(task).unwrap();
+}
+
+#[test]
+fn stdout_s_lock() {
+    assert_named_while_it_holds("stdout", |held| {
+        let _locked = std::io::stdout().lock();
+        held.recv().unwrap_err();
+    });
+}
+
+#[test]
+fn the_loader_s_lock() {
+    extern "C" fn wait(_: *mut libc::dl_phdr_info, _: libc::size_t, held: *mut c_void) -> libc::c_int {
+        // SAFETY: the caller passes the receiver, which outlives the call.
+        let held = unsafe { &*held.cast::<Receiver<()>>() };
+        held.recv().unwrap_err();
+        1
+    }
+    assert_named_while_it_holds("loader", |held| {
+        let held: *const Receiver<()> = held;
+        // SAFETY: the callback gets what it expects.
+        unsafe { libc::dl_iterate_phdr(Some(wait), held.cast_mut().cast()) };
+    });
+}
+
+#[test]
+fn in_the_middle_of_a_panic() {
+    struct Waits<'a>(&'a Receiver<()>);
+    impl Drop for Waits<'_> {
+        fn drop(&mut self) {
+            self.0.recv().unwrap_err();
+        }
+    }
+    assert_named_while_it_holds("panic", |held| {
+        let unwinding = catch_unwind(AssertUnwindSafe(|| {
+            let _waits = Waits(held);
+            std::panic::resume_unwind(Box::new("a panic of the test"));
+        }));
+        assert!(unwinding.is_err());
+    });
+}
+
+#[test]
+fn by_default_no_system_call_is_interrupted() {
+    let (runtime, monitor) = start(false);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let waits = monitor.instrument("waits", async move {
+        let pause = Duration::from_millis(60);
+        stream.set_read_timeout(Some(pause)).unwrap();
+        for _ in 0..10 {
+            let error = stream.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+            // SAFETY: no descriptors are passed.
+            assert_eq!(unsafe { libc::poll(std::ptr::null_mut(), 0, 60) }, 0);
+            let time = libc::timespec { tv_sec: 0, tv_nsec: 60_000_000 };
+            // SAFETY: the time is read, and nothing is written.
+            assert_eq!(unsafe { libc::nanosleep(&time, std::ptr::null_mut()) }, 0);
+        }
+    });
+    runtime.block_on(runtime.spawn(waits)).unwrap();
+    eventually("it is told", || monitor.recent_stalls().iter().any(|stall| !stall.is_in_progress()));
+    assert_eq!(monitor.recent_stalls()[0].cause(), Cause::Blocked);
+    assert!(!monitor.recent_stalls()[0].frames().is_empty());
+}
+
+#[test]
+fn several_monitors_with_signals_and_processes_started_meanwhile() {
+    let monitors = [start(true), start(true), start(false)];
+    for (runtime, monitor) in &monitors {
+        runtime.spawn(monitor.instrument("busy", async {
+            for _ in 0..10 {
+                spin(Duration::from_millis(120));
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    for _ in 0..20 {
+        assert!(std::process::Command::new("true").status().unwrap().success());
+    }
+    for (_, monitor) in &monitors[..2] {
+        let named = |stall: &Stall| stall.cause() != Cause::Cpu || stall.location().is_some();
+        eventually("all are told", || monitor.recent_stalls().len() >= 10);
+        let stalls = monitor.recent_stalls();
+        let (named, all) = (stalls.iter().filter(|stall| named(stall)).count(), stalls.len());
+        assert!(2 * named > all, "{named} of {all}: {}", stalls[0]);
+    }
+}
+
+/// `TOWER_STALL_STORM_SECONDS=60 cargo test --release --all-features --test capture_safety storm -- --nocapture`: a minute of it.
+#[test]
+fn a_storm_of_stalls_panics_and_cancellations() {
+    let seconds = std::env::var("TOWER_STALL_STORM_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(3);
+    let runtime = Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let builder = support::builder().runtime(runtime.handle().clone()).stack_signals(true).reports_per_minute(0);
+    let monitor = builder.stall_threshold(Duration::from_millis(2)).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let tasks: Vec<_> = (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
+    tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
+    let captures = |result| scrape().sum("tower_stall_stack_captures_total", &[("result", result)]);
+    eventually("some were captured", || captures("captured") > 0.0);
+    let (captured, torn, timeout) = (captures("captured"), captures("torn"), captures("timeout"));
+    println!("captured {captured}, torn {torn}, timeout {timeout}, running {}", captures("running"));
+}
+
+async fn storm(monitor: StallMonitor, number: u64, end: Instant) {
+    let mut step = number;
+    while Instant::now() < end {
+        step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let length = Duration::from_millis(1 + step % 17);
+        let sick = monitor.instrument("storm", async move {
+            match (step >> 32) % 5 {
+                0 => thread::sleep(length),
+                1 => spin(length),
+                2 => drop(catch_unwind(|| deep(40))),
+                3 => drop(serde_json::from_str::<serde_json::Value>(&"[1,{\"a\":[2]},".repeat(2_000))),
+                _ => tokio::time::sleep(length).await,
+            }
+        });
+        // Some of them are cancelled.
+        let _ = tokio::time::timeout(Duration::from_millis(8), sick).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+fn deep(depth: u32) {
+    if depth == 0 {
+        spin(Duration::from_millis(3));
+        std::panic::resume_unwind(Box::new("a panic of the storm"));
+    }
+    deep(depth - 1);
+    std::hint::black_box(depth);
+}
+
+fn spin(length: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < length {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,130 @@
+//! The healthy twin of each sick handler: it takes as long, and holds no worker.
+
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Mutex, Notify, RwLock, mpsc, oneshot};
+
+const NAP: Duration = Duration::from_millis(150);
+
+pub(crate) const ROUTES: [&str; 12] = [
+    "/async-sleep",
+    "/async-mutex",
+    "/async-rwlock",
+    "/async-channel",
+    "/notified",
+    "/async-tcp",
+    "/async-file",
+    "/async-child",
+    "/async-once",
+    "/async-body",
+    "/spawn-blocking",
+    "/block-in-place",
+];
+
+pub(crate) fn router() -> Router {
+    Router::new()
+        .route("/async-sleep", get(async || tokio::time::sleep(NAP).await))
+        .route("/async-mutex", get(async_mutex))
+        .route("/async-rwlock", get(async_rwlock))
+        .route("/async-channel", get(async_channel))
+        .route("/notified", get(notified))
+        .route("/async-tcp", get(async_tcp))
+        .route("/async-file", get(async_file))
+        .route("/async-child", get(async_child))
+        .route("/async-once", get(async_once))
+        .route("/async-body", get(async_body))
+        .route("/spawn-blocking", get(spawn_blocking))
+        .route("/block-in-place", get(block_in_place))
+        // The same, for a test of its own.
+        .route("/handed-off", get(block_in_place))
+}
+
+async fn async_mutex() {
+    let mutex = std::sync::Arc::new(Mutex::new(()));
+    let held = mutex.clone().lock_owned().await;
+    tokio::spawn(async move {
+        tokio::time::sleep(NAP).await;
+        drop(held);
+    });
+    drop(mutex.lock().await);
+}
+
+async fn async_rwlock() {
+    let lock = std::sync::Arc::new(RwLock::new(()));
+    let held = lock.clone().read_owned().await;
+    tokio::spawn(async move {
+        tokio::time::sleep(NAP).await;
+        drop(held);
+    });
+    drop(lock.write().await);
+}
+
+async fn async_channel() {
+    let (sender, mut receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        tokio::time::sleep(NAP).await;
+        let _ = sender.send(()).await;
+    });
+    receiver.recv().await;
+}
+
+async fn notified() {
+    let _ = tokio::time::timeout(NAP, Notify::new().notified()).await;
+}
+
+async fn async_tcp() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let client = listener.accept().await;
+        tokio::time::sleep(NAP).await;
+        drop(client);
+    });
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let _ = stream.read(&mut [0; 8]).await;
+}
+
+async fn async_file() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("gallery-healthy");
+    tokio::fs::write(&path, vec![7; 1 << 20]).await.unwrap();
+    tokio::fs::File::open(&path).await.unwrap().sync_all().await.unwrap();
+}
+
+async fn async_child() {
+    let _ = tokio::process::Command::new("sleep").arg("0.2").status().await;
+}
+
+async fn async_once() {
+    let once = tokio::sync::OnceCell::new();
+    once.get_or_init(|| tokio::time::sleep(NAP)).await;
+}
+
+async fn async_body() -> Body {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::time::sleep(NAP).await;
+        let _ = sender.send(Bytes::from_static(b"patient"));
+    });
+    Body::from_stream(futures_util::stream::once(receiver))
+}
+
+async fn spawn_blocking() {
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+async fn block_in_place() {
+    tokio::task::block_in_place(work);
+}
+
+/// Half of it asleep, half of it busy.
+fn work() {
+    std::thread::sleep(NAP);
+    let began = Instant::now();
+    while began.elapsed() < NAP {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,243 @@
+//! A gallery of illnesses: each handler has one sickness, and the report must name its route, cause, system call and line.
+//!
+//! `TOWER_STALL_ROUNDS` says how often each is asked for, 2 times by default.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, unsafe_code)]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+
+mod healthy;
+mod service;
+mod sick;
+mod stopped;
+#[path = "../support/mod.rs"]
+mod support;
+
+use tower_stall::{Cause, Phase, Stall};
+
+use self::service::Service;
+use self::support::{eventually, scrape};
+
+/// What the report says of one sick handler.
+struct Illness {
+    /// Its route without the slash, which is also what marks its lines.
+    name: &'static str,
+    causes: &'static [Cause],
+    /// Any of these; none where it is empty.
+    syscalls: &'static [&'static str],
+}
+
+const BLOCKED: &[Cause] = &[Cause::Blocked];
+const CPU: &[Cause] = &[Cause::Cpu];
+
+const fn blocked(name: &'static str, syscalls: &'static [&'static str]) -> Illness {
+    Illness { name, causes: BLOCKED, syscalls }
+}
+
+const fn cpu(name: &'static str) -> Illness {
+    Illness { name, causes: CPU, syscalls: &[] }
+}
+
+const SLEEP: &[&str] = &["clock_nanosleep"];
+
+/// Those that a thread which is asleep has: no signal is needed.
+const ASLEEP: &[Illness] = &[
+    blocked("blocking-sleep", SLEEP),
+    blocked("contended-mutex", &["futex"]),
+    blocked("contended-rwlock", &["futex"]),
+    blocked("channel-receive", &["futex"]),
+    blocked("condition-variable", &["futex"]),
+    blocked("tcp-read", &["recvfrom"]),
+    blocked("tcp-connect", &["connect"]),
+    blocked("pipe-read", &["read"]),
+    blocked("child-process", &["wait4", "waitid"]),
+    blocked("inside-a-dependency", &["recvfrom"]),
+    blocked("lazy-initialization", SLEEP),
+    blocked("five-async-functions", SLEEP),
+    blocked("in-the-body", SLEEP),
+    blocked("in-call", SLEEP),
+    blocked("drop-in-a-panic", SLEEP),
+];
+
+/// Those that burn CPU: the thread is interrupted.
+const RUNNING: &[Illness] = &[cpu("busy-loop"), cpu("large-json"), cpu("backtracking"), cpu("password-hash")];
+
+/// Those whose cause depends on the machine: a disk, a name server.
+const EITHER: &[Illness] = &[
+    Illness { name: "file-sync", causes: &[Cause::Blocked, Cause::Cpu], syscalls: &["fsync", "write", "openat"] },
+    Illness {
+        name: "name-lookup",
+        causes: &[Cause::Blocked, Cause::Cpu],
+        syscalls: &[
+            "poll",
+            "ppoll",
+            "recvfrom",
+            "sendto",
+            "sendmmsg",
+            "connect",
+            "openat",
+            "read",
+            "futex",
+            "epoll_wait",
+        ],
+    },
+];
+
+fn rounds() -> usize {
+    std::env::var("TOWER_STALL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
+}
+
+/// The lines of the source that are marked with a name.
+fn marked(name: &str) -> Vec<u32> {
+    let source = include_str!("sick.rs");
+    let (mut lines, mut inside) = (Vec::new(), false);
+    for (line, number) in source.lines().zip(1..) {
+        let mark = line.split("// ").nth(1).unwrap_or_default();
+        let is_marked = mark.contains(name);
+        inside |= is_marked && mark.ends_with("from here");
+        if is_marked || inside {
+            lines.push(number);
+        }
+        inside &= !(is_marked && mark.ends_with("to here"));
+    }
+    // A loop's mark below its last line stands for the line of its condition, too.
+    if name.ends_with("busy-loop") {
+        lines.push(lines[0] - 1);
+    }
+    assert!(!lines.is_empty(), "no line is marked {name}");
+    lines
+}
+
+/// Asks for a sick route, and returns what was told of it.
+#[track_caller]
+fn stall_of(service: &Service, illness: &Illness) -> Stall {
+    let route = format!("/{}", illness.name);
+    let before = service.stalls(&route).len();
+    service.get(&route);
+    eventually("a stall is told", || service.stalls(&route).len() > before);
+    service.stalls(&route).remove(before)
+}
+
+#[track_caller]
+fn assert_named(service: &Service, illness: &Illness) {
+    for _ in 0..rounds() {
+        let mut stall = stall_of(service, illness);
+        // What the machine did is told as such; then there is another chance.
+        for _ in 0..40 {
+            if stall.cause() == Cause::Preempted {
+                stall = stall_of(service, illness);
+            }
+        }
+        assert!(illness.causes.contains(&stall.cause()), "{stall}");
+        if stall.cause() == Cause::Blocked {
+            assert!(stall.syscall().is_some_and(|call| illness.syscalls.contains(&call)), "{stall}");
+        } else {
+            assert_eq!(stall.syscall(), None, "{stall}");
+        }
+        // Half of it in the kernel, half of it copying: there may be no stack of the half that won.
+        if illness.causes.len() > 1 && stall.location().is_none() {
+            continue;
+        }
+        let location = stall.location().unwrap_or_else(|| panic!("no line: {stall}"));
+        assert!(location.file().ends_with("tests/gallery/sick.rs"), "{stall}");
+        assert!(marked(illness.name).contains(&location.line()), "not {:?}: {stall}", marked(illness.name));
+        assert_trimmed(&stall);
+    }
+}
+
+/// Nothing of what called the handler is on the stack.
+#[track_caller]
+fn assert_trimmed(stall: &Stall) {
+    let outermost = stall.frames().last().unwrap();
+    assert!(outermost.is_application(), "{stall}");
+    for frame in stall.frames() {
+        let file = frame.location().map(|location| location.file().to_owned()).unwrap_or_default();
+        assert!(!file.starts_with("hyper-") && !file.starts_with("axum-"), "{stall}");
+        assert!(!file.contains("src/meter/"), "{stall}");
+    }
+}
+
+#[test]
+fn who_sleeps_is_named_without_a_signal() {
+    let service = Service::start(false);
+    ASLEEP.iter().for_each(|illness| assert_named(&service, illness));
+    assert_eq!(service.stalls("/in-the-body")[0].phase(), Phase::Body);
+    assert_eq!(service.stalls("/in-call")[0].phase(), Phase::Handler);
+}
+
+#[test]
+fn who_runs_is_named_with_a_signal() {
+    let service = Service::start(true);
+    RUNNING.iter().chain(EITHER).for_each(|illness| assert_named(&service, illness));
+}
+
+#[test]
+fn without_signals_a_busy_loop_has_its_cause_and_says_what_would_name_its_line() {
+    let service = Service::start(false);
+    let stall = stall_of(&service, &RUNNING[0]);
+    if stall.cause() == Cause::Cpu {
+        assert!(stall.location().is_none());
+        assert!(stall.missing().is_some_and(|missing| missing.contains("stack_signals")), "{stall}");
+    }
+}
+
+#[test]
+fn five_async_functions_are_five_lines() {
+    let service = Service::start(false);
+    let stall = stall_of(&service, &blocked("five-async-functions", SLEEP));
+    let application = stall.frames().iter().filter(|frame| frame.is_application());
+    let lines: Vec<_> = application.map(|frame| frame.location().unwrap().line()).collect();
+    let expected: Vec<_> = (1..=5).map(|level| marked(&format!("nested: {level}"))[0]).collect();
+    assert_eq!(lines, expected, "{stall}");
+}
+
+#[test]
+fn a_task_that_nobody_measures_is_unattributed_and_has_its_line() {
+    let service = Service::start(false);
+    for _ in 0..rounds() {
+        let before = service.stalls("unattributed").len();
+        service.get("/uninstrumented-task");
+        eventually("a stall is told", || service.stalls("unattributed").len() > before);
+        let stall = service.stalls("unattributed").remove(before);
+        assert_eq!((stall.method(), stall.cause(), stall.syscall()), ("TASK", Cause::Blocked, Some("clock_nanosleep")));
+        assert_eq!(stall.location().map(|location| location.line()), Some(marked("uninstrumented-task")[0]), "{stall}");
+    }
+    assert!(service.stalls("/uninstrumented-task").is_empty());
+}
+
+#[test]
+fn what_gives_its_worker_away_is_counted_and_no_stall() {
+    let service = Service::start(false);
+    let handed_off = || scrape().sum("tower_stall_handed_off_polls_total", &[("route", "/handed-off")]) as usize;
+    for round in 1..=rounds() {
+        service.get("/handed-off");
+        eventually("it is told", || handed_off() + service.all_stalls().len() >= round);
+        assert_eq!(handed_off(), round, "{:#?}", service.all_stalls());
+    }
+    assert!(service.stalls("/handed-off").is_empty(), "{}", service.stalls("/handed-off")[0]);
+}
+
+#[test]
+fn busy_neighbours_are_not_the_handler_s_fault() {
+    let service = Service::start(true);
+    for _ in 0..rounds() {
+        service.get("/busy-neighbours");
+    }
+    eventually("all are told", || service.stalls("/busy-neighbours").len() >= rounds());
+    for stall in service.stalls("/busy-neighbours") {
+        assert_eq!(stall.cause(), Cause::Preempted, "{stall}");
+        assert!(stall.location().is_none() && stall.detail().is_some(), "{stall}");
+    }
+}
+
+#[test]
+fn the_healthy_twins_give_no_report() {
+    let service = Service::start(true);
+    for _ in 0..rounds() {
+        healthy::ROUTES.iter().for_each(|route| service.get(route));
+    }
+    // One that stalls comes last, so that all before it have been told of.
+    stall_of(&service, &ASLEEP[0]);
+    for stall in service.all_stalls() {
+        let is_machine = matches!(stall.cause(), Cause::Preempted | Cause::Paused);
+        assert!(stall.route() == "/blocking-sleep" || is_machine, "{stall}");
+    }
+}
