@@ -131,9 +131,9 @@ fn several_monitors_with_signals_and_processes_started_meanwhile() {
 #[test]
 fn a_storm_of_stalls_panics_and_cancellations() {
     let seconds = std::env::var("TOWER_STALL_STORM_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(3);
-    let runtime = Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     let builder = support::builder().runtime(runtime.handle().clone()).stack_signals(true).reports_per_minute(0);
-    let monitor = builder.stall_threshold(Duration::from_millis(2)).spawn().unwrap();
+    let monitor = builder.spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
     let tasks: Vec<_> = (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
     tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
@@ -141,35 +141,44 @@ fn a_storm_of_stalls_panics_and_cancellations() {
     eventually("some were captured", || captures("captured") > 0.0);
     let (captured, torn, timeout) = (captures("captured"), captures("torn"), captures("timeout"));
     println!("captured {captured}, torn {torn}, timeout {timeout}, running {}", captures("running"));
+    // A thread that the machine keeps off the cores for 100 ms does not answer, which is nobody's fault.
+    assert!(captured / (captured + torn) >= 0.99, "{torn} of {captured} were torn");
 }
 
 async fn storm(monitor: StallMonitor, number: u64, end: Instant) {
     let mut step = number;
     while Instant::now() < end {
         step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let length = Duration::from_millis(1 + step % 17);
+        let length = Duration::from_millis(20 + (step >> 16) % 100);
         let sick = monitor.instrument("storm", async move {
             match (step >> 32) % 5 {
                 0 => thread::sleep(length),
                 1 => spin(length),
                 2 => drop(catch_unwind(|| deep(40))),
-                3 => drop(serde_json::from_str::<serde_json::Value>(&"[1,{\"a\":[2]},".repeat(2_000))),
+                3 => parse(length),
                 _ => tokio::time::sleep(length).await,
             }
         });
         // Some of them are cancelled.
-        let _ = tokio::time::timeout(Duration::from_millis(8), sick).await;
+        let _ = tokio::time::timeout(Duration::from_millis(60), sick).await;
         tokio::task::yield_now().await;
     }
 }
 
 fn deep(depth: u32) {
     if depth == 0 {
-        spin(Duration::from_millis(3));
+        spin(Duration::from_millis(40));
         std::panic::resume_unwind(Box::new("a panic of the storm"));
     }
     deep(depth - 1);
     std::hint::black_box(depth);
+}
+
+fn parse(length: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < length {
+        drop(serde_json::from_str::<serde_json::Value>(&"[1,{\"a\":[2]},".repeat(2_000)));
+    }
 }
 
 fn spin(length: Duration) {

@@ -16,7 +16,7 @@ pub(crate) use self::elsewhere::{Descriptor, Quota, cpu_time, moment, own_cpu_ti
     any(not(feature = "stacks"), tower_stall_elsewhere, not(target_arch = "x86_64"), not(target_env = "gnu")),
     allow(unused_imports)
 )]
-pub(crate) use self::linux::{Descriptor, copy_memory, cpu_time, own_cpu_time};
+pub(crate) use self::linux::{Descriptor, copy_memory, cpu_time, monotonic_nanos, own_cpu_time};
 #[cfg(target_os = "linux")]
 pub(crate) use self::proc::{Quota, moment, turns};
 

@@ -126,7 +126,7 @@ impl Reporter {
             // A thread that was a worker once, and gave that away, holds nobody up whatever it does.
             let is_former_worker = purpose.mark == u64::MAX && !resolved.is_on_worker;
             let sample = Sample {
-                age: purpose.age,
+                age: purpose.age + self.shared.clock.ticks(capture.later),
                 is_running: capture.is_running,
                 handed_off: resolved.handed_off || is_former_worker,
                 lacks_lines: resolved.lacks_lines,
@@ -152,7 +152,10 @@ impl Reporter {
     }
 
     fn finished(&mut self, finished: Finished) {
-        let samples = self.board.read().samples.take(finished.of);
+        let mut samples = self.board.read().samples.take(finished.of);
+        // A signal may be answered late, when its poll was over.
+        let duration = finished.end.saturating_sub(finished.poll.start);
+        samples.retain(|sample| sample.age <= duration);
         let route = finished.poll.route;
         if is_handed_off(finished.evidence.as_ref(), &samples) {
             if route != Routes::UNATTRIBUTED {

@@ -1,5 +1,7 @@
 //! The way of the copies from the watchdog to the reporter and back. Nobody waits and nothing is allocated on it.
 
+use std::time::Duration;
+
 use crossbeam_queue::ArrayQueue;
 
 use super::{Purpose, RawStack};
@@ -24,6 +26,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Capture {
     pub(crate) purpose: Purpose,
+    /// How much later than asked for it was taken: a thread that is not on a core answers late.
+    pub(crate) later: Duration,
     /// Whether the thread was running.
     pub(crate) is_running: bool,
     /// What the system call it was in waits for.

@@ -19,6 +19,8 @@ pub(crate) struct RawStack {
     /// An address inside the meter's own frame: frames whose canonical frame address is not above it lie inside the poll.
     /// `u64::MAX` where there is no meter, and the whole stack counts.
     pub(crate) mark: u64,
+    /// When it was copied, in nanoseconds on the monotonic clock.
+    pub(crate) at: u64,
     /// The address that the first copied byte had.
     base: u64,
     len: usize,
@@ -55,7 +57,14 @@ impl Registers {
 impl RawStack {
     /// Memory for a copy. It takes up room only where it is written to.
     pub(crate) fn empty() -> Self {
-        Self { registers: Registers::default(), mark: 0, base: 0, len: 0, bytes: vec![0; MOST].into_boxed_slice() }
+        Self {
+            registers: Registers::default(),
+            mark: 0,
+            at: 0,
+            base: 0,
+            len: 0,
+            bytes: vec![0; MOST].into_boxed_slice(),
+        }
     }
 
     /// The range of addresses worth copying for a stack pointer.

@@ -88,8 +88,8 @@ impl Examiner {
             watched.captured();
             shared.inbox.captured();
         }
-        // One that was torn is tried again at the next look.
-        if is_taken || !asleep {
+        // One that was torn, or has not answered, is tried again at the next look.
+        if is_taken || !(asleep || shared.stack_signals) {
             let pause = age.min(shared.clock.ticks(LONGEST_PAUSE));
             watched.next_capture(age + pause);
         }

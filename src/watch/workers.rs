@@ -99,8 +99,11 @@ impl Seat {
         if age < self.due {
             return;
         }
-        let seen = thread.and_then(|(thread, bounds)| examiner.see(thread, bounds, now));
-        if self.has_woken(seen.as_ref(), now) {
+        // Of a worker whose thread is not known, or has ended with its runtime, nothing can be said.
+        let Some(seen) = thread.and_then(|(thread, bounds)| examiner.see(thread, bounds, now)) else {
+            return held.end(shared, worker, now);
+        };
+        if self.has_woken(&seen, now) {
             held.end(shared, worker, now);
         }
         // A thread that sleeps is looked at each time, one that runs more and more rarely.
@@ -110,14 +113,13 @@ impl Seat {
             held.begin(since);
         }
         if let Some(stalled) = Stalled::unattributed(worker, held, now) {
-            examiner.go_on(&stalled, seen);
+            examiner.go_on(&stalled, Some(seen));
         }
     }
 
     /// Notes what the thread does. Whether it was asleep up to now and is not any more, or not in the same call.
-    fn has_woken(&mut self, seen: Option<&(Target, Look)>, now: u64) -> bool {
-        let asleep = seen.filter(|(target, _)| target.moment != Moment::Running);
-        let asleep = asleep.map(|(target, _)| (target.moment, target.turns));
+    fn has_woken(&mut self, (target, _): &(Target, Look), now: u64) -> bool {
+        let asleep = (target.moment != Moment::Running).then_some((target.moment, target.turns));
         if asleep.is_some() && asleep == self.asleep {
             return false;
         }

@@ -25,6 +25,8 @@ pub(crate) struct Capturer {
 struct Pending {
     asked: Asked,
     since: Instant,
+    /// The same on the clock that the copy is stamped with.
+    since_nanos: u64,
     purpose: Purpose,
     raw: Box<RawStack>,
 }
@@ -62,12 +64,11 @@ impl Capturer {
         let Some(mut pending) = self.pending.take() else { return false };
         let of = pending.purpose.of;
         let outcome = match pending.asked.poll(&mut pending.raw) {
-            // A copy that was made for one poll while the next one went on would be read as the first one's.
-            Answer::Copied if goes_on(of) => {
+            Answer::Copied => {
                 pending.hand_over(captures);
                 return true;
             }
-            Answer::Copied | Answer::OtherStack => Outcome::Torn,
+            Answer::OtherStack => Outcome::Torn,
             Answer::NotYet => {
                 let is_over = pending.since.elapsed() >= PATIENCE || !goes_on(of);
                 if !is_over || !pending.asked.cancel() {
@@ -88,9 +89,10 @@ impl Capturer {
             return false;
         }
         let Some(raw) = captures.blank() else { return false };
+        let since_nanos = os::monotonic_nanos();
         let bounds = StackBounds { low: target.bounds[0], high: target.bounds[1] };
         match self.interrupter.as_ref().and_then(|interrupter| interrupter.ask(target.thread, bounds, purpose.mark)) {
-            Some(asked) => self.pending = Some(Pending { asked, since: Instant::now(), purpose, raw }),
+            Some(asked) => self.pending = Some(Pending { asked, since: Instant::now(), since_nanos, purpose, raw }),
             None => captures.give_back(raw),
         }
         self.pending.is_some()
@@ -132,12 +134,13 @@ fn copy_sleeping(
         captures.give_back(raw);
         return false;
     }
-    captures.hand_over(Capture { purpose, is_running: false, descriptor, raw });
+    captures.hand_over(Capture { purpose, later: Duration::ZERO, is_running: false, descriptor, raw });
     true
 }
 
 impl Pending {
     fn hand_over(self, captures: &Captures) {
-        captures.hand_over(Capture { purpose: self.purpose, is_running: true, descriptor: None, raw: self.raw });
+        let later = Duration::from_nanos(self.raw.at.saturating_sub(self.since_nanos));
+        captures.hand_over(Capture { purpose: self.purpose, later, is_running: true, descriptor: None, raw: self.raw });
     }
 }

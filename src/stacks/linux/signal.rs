@@ -43,7 +43,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::os::Tid;
+use crate::os::{self, Tid};
 use crate::stacks::raw::{MOST, RawStack, Registers};
 
 const SIGNAL: c_int = libc::SIGURG;
@@ -94,6 +94,8 @@ struct Sample {
     registers: [u64; DWARF_ORDER.len()],
     /// Whether the stack pointer was inside the bounds.
     is_own_stack: bool,
+    /// When it was taken, on the monotonic clock.
+    at: u64,
     base: u64,
     len: usize,
     bytes: [u8; MOST],
@@ -183,6 +185,7 @@ static CAPTURE: Capture = Capture {
     sample: UnsafeCell::new(Sample {
         registers: [0; DWARF_ORDER.len()],
         is_own_stack: false,
+        at: 0,
         base: 0,
         len: 0,
         bytes: [0; MOST],
@@ -375,6 +378,7 @@ impl Sample {
         for (register, place) in self.registers.iter_mut().zip(DWARF_ORDER) {
             *register = interrupted[place] as u64;
         }
+        self.at = os::monotonic_nanos();
         let sp = interrupted[libc::REG_RSP as usize] as u64;
         self.is_own_stack = bounds.low <= sp && sp < bounds.high;
         if !self.is_own_stack {
@@ -395,6 +399,7 @@ impl Sample {
             stack.registers.set(number, Some(*value));
         }
         stack.mark = mark;
+        stack.at = self.at;
         stack.fill(self.base, |bytes| {
             bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
             self.len
