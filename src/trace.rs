@@ -50,6 +50,15 @@ impl Tracing {
         Self(is_set.then_some(dispatch))
     }
 
+    /// Says that reports will have no stacks.
+    pub(crate) fn no_stacks(&self, why: &str) {
+        let say = || tracing::info!(target: "tower_stall", "reports will have no stacks: {why}");
+        match &self.0 {
+            Some(dispatch) => dispatcher::with_default(dispatch, say),
+            None => say(),
+        }
+    }
+
     pub(crate) fn report(&self, stall: &Stall, parent: &Parent, suppressed: u64) {
         match &self.0 {
             Some(dispatch) => dispatcher::with_default(dispatch, || event(stall, parent, suppressed)),
@@ -102,7 +111,14 @@ fn emit(stall: &Stall, parent: Option<Id>, suppressed: u64) {
 
 /// What the stall means for the reader of a log.
 fn headline(stall: &Stall) -> String {
-    let began = if stall.in_progress { "a poll is holding its thread" } else { "a poll held its thread" };
+    let mut began =
+        String::from(if stall.in_progress { "a poll is holding its thread" } else { "a poll held its thread" });
+    if let Some(syscall) = stall.syscall {
+        began += &format!(", waiting in `{syscall}`");
+    }
+    if let Some(location) = stall.location() {
+        began += &format!(" at {location}");
+    }
     let others = match stall.held_up {
         0 => "no other request was in flight".to_owned(),
         1 => "1 other request in flight was prevented from making progress on it".to_owned(),

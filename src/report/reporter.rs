@@ -59,6 +59,9 @@ impl Reporter {
 
     /// Works until the inbox is closed. A subscriber or a recorder that panics loses what it was told, and nothing else.
     pub(crate) fn run(mut self) {
+        if let Some(why) = self.shared.no_stacks.filter(|_| self.shared.stacks_wanted) {
+            self.tracing.no_stacks(why);
+        }
         loop {
             // Asked before the work, so that what came before the closing is done.
             let closed = self.shared.inbox.is_closed();

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) unattributed: Box<[Unattributed]>,
     /// Why no stacks are taken, if none are.
     pub(crate) no_stacks: Option<&'static str>,
+    /// Whether the user wishes them, and the build could have them.
+    pub(crate) stacks_wanted: bool,
     pub(crate) stack_signals: bool,
     /// When the watchdog began its last look at everything, in ticks.
     looked: AtomicU64,
@@ -87,6 +89,7 @@ impl Shared {
             captures: Captures::new(stacks.missing().is_none()),
             hitches: Hitches::default(),
             no_stacks: stacks.missing(),
+            stacks_wanted: stacks.taken && cfg!(feature = "stacks"),
             stack_signals: stacks.signals,
             looked: AtomicU64::new(0),
             threshold: AtomicU64::new(0),

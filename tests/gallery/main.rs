@@ -241,3 +241,21 @@ fn the_healthy_twins_give_no_report() {
         assert!(stall.route() == "/blocking-sleep" || is_machine, "{stall}");
     }
 }
+
+#[test]
+fn the_docs_list_the_gallery() {
+    const OTHERS: [&str; 4] = ["uninstrumented-task", "busy-neighbours", "block-in-place", "stopped-process"];
+    let table = include_str!("../../src/docs/gallery.md");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut listed: Vec<_> = rows.clone().map(|(name, _)| name).collect();
+    let illnesses = || ASLEEP.iter().chain(RUNNING).chain(EITHER);
+    let mut shown: Vec<_> = illnesses().map(|illness| illness.name).chain(OTHERS).collect();
+    listed.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(listed, shown);
+    for illness in illnesses() {
+        let (_, row) = rows.clone().find(|(name, _)| *name == illness.name).unwrap();
+        assert!(illness.causes.iter().all(|cause| row.contains(cause.as_str())), "{row}");
+        assert!(illness.syscalls.iter().take(1).all(|call| row.contains(call)), "{row}");
+    }
+}
