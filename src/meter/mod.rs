@@ -190,7 +190,12 @@ impl Scope<'_> {
         let waited = os::turns(os::Tid::current())?.waited;
         let evidence = self.lane.watched.evidence_at_end(self.start, shared.clock.duration(end), cpu, waited)?;
         // The counters of a worker that this thread is not say nothing about it.
-        Some(Evidence { handed_off: evidence.handed_off && self.lane.worker() == believed, ..evidence })
+        let handed_off = evidence.handed_off && self.lane.worker() == believed;
+        if handed_off {
+            // Another thread is that worker now, whatever tokio says on this one until the poll is over.
+            self.lane.set_worker(None);
+        }
+        Some(Evidence { handed_off, ..evidence })
     }
 }
 

@@ -89,7 +89,7 @@ impl StallMonitor {
         let found = self.watch.board().read();
         let mut stalls: Vec<_> = found.recent.iter().cloned().collect();
         let now = shared.stalled().map(|stalled| Sighting::of(shared, &stalled));
-        stalls.extend(now.filter_map(|now| Stall::of_sighting(shared, &now, found.samples.of(now.of))));
+        stalls.extend(now.filter_map(|now| Stall::of_sighting(shared, &now, found.samples.of(now.of), Duration::ZERO)));
         stalls
     }
 

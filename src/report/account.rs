@@ -1,6 +1,7 @@
 //! From what was measured of a stall to what is told of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::verdict::{Machine, Verdict, verdict};
 use crate::board::{Sample, weighed};
@@ -18,10 +19,17 @@ struct Measured<'a> {
     threshold: u64,
     evidence: Option<&'a Evidence>,
     samples: &'a [Sample],
+    /// How long the CPU quota has kept the process off the cores of late.
+    throttled: Duration,
 }
 
 impl Stall {
-    pub(super) fn of_finished(shared: &Shared, finished: &Finished, samples: &[Sample]) -> Option<Self> {
+    pub(super) fn of_finished(
+        shared: &Shared,
+        finished: &Finished,
+        samples: &[Sample],
+        throttled: Duration,
+    ) -> Option<Self> {
         let measured = Measured {
             poll: finished.poll,
             ticks: finished.ticks,
@@ -29,13 +37,19 @@ impl Stall {
             threshold: finished.threshold,
             evidence: finished.evidence.as_ref(),
             samples,
+            throttled,
         };
         let stall = measured.told(shared)?;
         let Finished { worker, io_starved, rescued, held_up, .. } = *finished;
         Some(Self { worker, io_starved, rescued, held_up, ..stall })
     }
 
-    pub(crate) fn of_sighting(shared: &Shared, sighting: &Sighting, samples: &[Sample]) -> Option<Self> {
+    pub(crate) fn of_sighting(
+        shared: &Shared,
+        sighting: &Sighting,
+        samples: &[Sample],
+        throttled: Duration,
+    ) -> Option<Self> {
         let measured = Measured {
             poll: sighting.poll,
             ticks: sighting.ticks,
@@ -43,6 +57,7 @@ impl Stall {
             threshold: shared.threshold(),
             evidence: sighting.evidence.as_ref(),
             samples,
+            throttled,
         };
         let stall = measured.told(shared)?;
         let Sighting { worker, io_starved, rescued, held_up, .. } = *sighting;
@@ -88,7 +103,7 @@ impl Measured<'_> {
 
     fn machine(&self, shared: &Shared) -> Machine {
         let during = |kind| shared.clock.duration(shared.hitches.during(kind, self.poll.start, self.end));
-        Machine { paused: during(Hitch::Pause), queued: during(Hitch::Queue), throttled: during(Hitch::Quota) }
+        Machine { paused: during(Hitch::Pause), queued: during(Hitch::Queue), throttled: self.throttled }
     }
 
     /// The stack of the place where most of the time went, of those that fit the cause.

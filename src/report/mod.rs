@@ -2,6 +2,7 @@
 
 mod account;
 mod limit;
+mod quota;
 mod reporter;
 mod verdict;
 

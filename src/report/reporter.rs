@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::account::is_handed_off;
 use super::limit::Budgets;
+use super::quota::Throttling;
 use crate::board::{Board, Sample};
 use crate::export::Exporter;
 use crate::routes::Routes;
@@ -31,6 +32,7 @@ pub(crate) struct Reporter {
     tracing: Tracing,
     budgets: Budgets,
     resolver: Resolver,
+    throttling: Throttling,
     /// Finished stalls that the watchdog may still have something to say about.
     waiting: VecDeque<(Instant, Finished)>,
 }
@@ -53,6 +55,7 @@ impl Reporter {
             tracing: Tracing::current(),
             budgets: Budgets::new(reports_per_minute),
             resolver: Resolver::new(),
+            throttling: Throttling::new(),
             waiting: VecDeque::new(),
         }
     }
@@ -80,6 +83,7 @@ impl Reporter {
     }
 
     fn work(&mut self, closed: bool) {
+        self.throttling.read();
         self.tell(closed);
         if self.shared.inbox.take_flush() || closed {
             self.exporter.flush(&self.shared, &self.board);
@@ -149,7 +153,9 @@ impl Reporter {
         if is_handed_off(sighting.evidence.as_ref(), &samples) {
             return;
         }
-        let Some(stall) = Stall::of_sighting(&self.shared, sighting, &samples) else { return };
+        let Some(stall) = Stall::of_sighting(&self.shared, sighting, &samples, self.throttling.lately()) else {
+            return;
+        };
         self.report(&stall, &Parent::Number(sighting.poll.span));
         self.call_hook(&stall);
     }
@@ -166,7 +172,9 @@ impl Reporter {
             }
             return;
         }
-        let Some(stall) = Stall::of_finished(&self.shared, &finished, &samples) else { return };
+        let Some(stall) = Stall::of_finished(&self.shared, &finished, &samples, self.throttling.lately()) else {
+            return;
+        };
         {
             let mut found = self.board.read();
             let by_cause = found.stalls.entry(route).or_default();

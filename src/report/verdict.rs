@@ -12,7 +12,7 @@ pub(super) struct Machine {
     pub(super) paused: Duration,
     /// The watchdog waited for a core.
     pub(super) queued: Duration,
-    /// The CPU quota was used up.
+    /// How long the CPU quota has kept the process off the cores in the last second or two.
     pub(super) throttled: Duration,
 }
 
@@ -37,14 +37,13 @@ pub(super) fn verdict(
         return of(Cause::Paused);
     }
     let queue = |waiting: Duration| {
-        let quota = machine.throttled > Duration::ZERO && machine.throttled >= waiting / 2;
+        let quota = machine.throttled > waiting.min(Duration::from_secs(1)) / 4;
         let detail = if quota { "the control group's CPU quota" } else { "the run queue" };
         Verdict { detail: Some(detail), ..of(Cause::Preempted) }
     };
     let Some(evidence) = evidence else {
         // Nobody saw the thread. That the watchdog could not is all there is to say.
-        let kept_off = machine.queued + machine.throttled;
-        return if kept_off > running / 2 { queue(kept_off) } else { of(Cause::Unknown) };
+        return if machine.queued > running / 2 { queue(machine.queued) } else { of(Cause::Unknown) };
     };
     let (cpu, waiting) = (evidence.cpu, evidence.waiting);
     let asleep = evidence.asleep().saturating_sub(machine.paused);

@@ -7,8 +7,6 @@ use crate::sync::{AtomicU64, Ordering};
 pub(crate) enum Hitch {
     /// It waited for a core.
     Queue,
-    /// The control group had used up its CPU quota.
-    Quota,
     /// It was neither running nor waiting for a core: the whole process was stopped.
     Pause,
 }
@@ -63,7 +61,7 @@ mod tests {
         assert_eq!(hitches.during(Hitch::Pause, 210, 450), 0);
         assert_eq!(hitches.during(Hitch::Queue, 0, 1_000), 100);
         for _ in 0..16 {
-            hitches.note(Hitch::Quota, 0, 1);
+            hitches.note(Hitch::Queue, 0, 1);
         }
         assert_eq!(hitches.during(Hitch::Pause, 0, 1_000), 0, "the oldest are forgotten");
     }

@@ -115,8 +115,9 @@ async fn name_lookup() {
 async fn pipe_read() {
     let mut child = Command::new("sleep").arg("0.2").stdout(Stdio::piped()).spawn().unwrap();
     let mut reader = child.stdout.take().unwrap();
+    // Somebody else waits for its end.
+    thread::spawn(move || child.wait());
     let _ = reader.read(&mut [0; 8]); // sick: pipe-read
-    child.wait().unwrap();
 }
 
 async fn file_sync() {

@@ -44,9 +44,9 @@ fn work() {
         }
     });
     runtime.block_on(runtime.spawn(naps)).unwrap();
-    super::eventually("the pause is told", || {
-        monitor.recent_stalls().iter().any(|stall| stall.cause() == Cause::Paused)
-    });
+    super::eventually("a stall is told", || !monitor.recent_stalls().is_empty());
+    let causes: Vec<_> = monitor.recent_stalls().iter().map(|stall| (stall.cause(), stall.duration())).collect();
+    assert!(causes.iter().any(|(cause, _)| *cause == Cause::Paused), "{causes:?}");
     for stall in monitor.recent_stalls() {
         assert!(matches!(stall.cause(), Cause::Paused | Cause::Preempted), "{stall}");
     }
