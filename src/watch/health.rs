@@ -16,41 +16,36 @@ pub(super) struct Health {
     thread: Option<Tid>,
     quota: Quota,
     read_at: Instant,
-    waited: Duration,
-    throttled: Duration,
+    /// How long its thread has run or waited for a core, and how long the quota has kept the process off the cores.
+    accounted: Duration,
 }
 
 impl Health {
     /// Allocates.
     pub(super) fn new() -> Self {
-        Self {
-            thread: None,
-            quota: Quota::of_this_process(),
-            read_at: Instant::now(),
-            waited: Duration::ZERO,
-            throttled: Duration::ZERO,
-        }
+        Self { thread: None, quota: Quota::of_this_process(), read_at: Instant::now(), accounted: Duration::ZERO }
     }
 
-    /// Notes how late the watchdog was woken just now, and why.
+    /// Notes by how much the watchdog's last round took longer than it should have, and why.
     pub(super) fn note(&mut self, shared: &Shared, late: Duration) {
         if self.thread.is_some() && late < LATE && self.read_at.elapsed() < STALE {
             return;
         }
         let thread = *self.thread.get_or_insert_with(Tid::current);
         let Some(turns) = os::turns(thread) else { return };
-        let throttled = self.quota.throttled();
+        let accounted = turns.waited + os::own_cpu_time().unwrap_or_default() + self.quota.throttled();
         if late >= LATE {
-            let kind = kind(late, turns.waited.saturating_sub(self.waited), throttled.saturating_sub(self.throttled));
+            let kind = kind(late, accounted.saturating_sub(self.accounted));
             let now = shared.clock.now();
             shared.hitches.note(kind, now.saturating_sub(shared.clock.ticks(late)), now);
         }
-        (self.read_at, self.waited, self.throttled) = (Instant::now(), turns.waited, throttled);
+        (self.read_at, self.accounted) = (Instant::now(), accounted);
     }
 }
 
-fn kind(late: Duration, waited: Duration, throttled: Duration) -> Hitch {
-    if waited + throttled >= late / 2 { Hitch::Queue } else { Hitch::Pause }
+/// A process that is stopped neither runs nor waits for a core.
+fn kind(late: Duration, accounted: Duration) -> Hitch {
+    if accounted >= late / 2 { Hitch::Queue } else { Hitch::Pause }
 }
 
 #[cfg(test)]
@@ -60,8 +55,7 @@ mod tests {
     #[test]
     fn who_neither_ran_nor_waited_was_stopped() {
         let millis = Duration::from_millis;
-        assert_eq!(kind(millis(100), millis(2), millis(0)), Hitch::Pause);
-        assert_eq!(kind(millis(100), millis(90), millis(0)), Hitch::Queue);
-        assert_eq!(kind(millis(100), millis(2), millis(80)), Hitch::Queue, "some kernels count the quota apart");
+        assert_eq!(kind(millis(100), millis(2)), Hitch::Pause);
+        assert_eq!(kind(millis(100), millis(90)), Hitch::Queue);
     }
 }

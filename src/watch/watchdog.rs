@@ -44,6 +44,7 @@ pub(crate) struct Watchdog {
     activity: u64,
     active_at: Instant,
     flushed_at: Instant,
+    woken_at: Instant,
     stalled: usize,
     mood: Mood,
 }
@@ -93,6 +94,7 @@ impl Watchdog {
             activity: 0,
             active_at: now,
             flushed_at: now,
+            woken_at: now,
             stalled: 0,
             mood: Mood::Awake,
             shared,
@@ -179,7 +181,9 @@ impl Watchdog {
         if late > Duration::ZERO {
             self.pulse.late.add(&self.bounds, self.shared.clock.ticks(late));
         }
-        self.health.note(&self.shared, late);
+        // What kept it from running may have done so in the middle of a look, too.
+        let since = std::mem::replace(&mut self.woken_at, Instant::now());
+        self.health.note(&self.shared, since.elapsed().saturating_sub(pause));
     }
 
     /// A fraction of the threshold, so that short thresholds are seen in time too.
