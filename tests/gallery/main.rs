@@ -190,6 +190,21 @@ fn five_async_functions_are_five_lines() {
 }
 
 #[test]
+fn a_poll_just_past_the_threshold_has_its_cause_and_line() {
+    let service = Service::start(false);
+    let is_told = |stall: &Stall| {
+        let is_short = stall.duration() < std::time::Duration::from_millis(35);
+        let line = stall.location().map(|location| location.line());
+        is_short && stall.cause() == Cause::Blocked && line == Some(marked("just-past-the-threshold")[0])
+    };
+    // On a busy machine a sleep may last longer, so it is asked for until it does not.
+    eventually("one is told", || {
+        service.get("/just-past-the-threshold");
+        service.all_stalls().iter().any(is_told)
+    });
+}
+
+#[test]
 fn a_task_that_nobody_measures_is_unattributed_and_has_its_line() {
     let service = Service::start(false);
     for _ in 0..rounds() {

@@ -42,6 +42,7 @@ pub(crate) fn router() -> Router {
         .route("/password-hash", get(password_hash))
         .route("/uninstrumented-task", get(uninstrumented_task))
         .route("/busy-neighbours", get(busy_neighbours))
+        .route("/just-past-the-threshold", get(just_past_the_threshold))
 }
 
 async fn blocking_sleep() {
@@ -246,6 +247,10 @@ async fn uninstrumented_task() {
     let _detached = tokio::spawn(async {
         thread::sleep(2 * NAP); // sick: uninstrumented-task
     });
+}
+
+async fn just_past_the_threshold() {
+    thread::sleep(Duration::from_millis(27)); // sick: just-past-the-threshold
 }
 
 /// Little work, on a core that others keep busy.
