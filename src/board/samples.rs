@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cells::Subject;
+use crate::os::Call;
 use crate::stall::{Frame, Location};
 
 /// One stack of a poll.
@@ -11,7 +12,8 @@ use crate::stall::{Frame, Location};
 pub(crate) struct Sample {
     /// How old the poll was when it was taken, in ticks.
     pub(crate) age: u64,
-    pub(crate) is_running: bool,
+    /// The system call the thread was asleep in; `None` if it ran.
+    pub(crate) asleep_in: Option<Call>,
     pub(crate) handed_off: bool,
     pub(crate) lacks_lines: bool,
     /// What the system call waited for.
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     fn sample(age: u64) -> Sample {
-        Sample { age, is_running: false, handed_off: false, lacks_lines: false, descriptor: None, frames: [].into() }
+        Sample { age, asleep_in: None, handed_off: false, lacks_lines: false, descriptor: None, frames: [].into() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::verdict::{Machine, Verdict, verdict};
 use crate::board::{Sample, weighed};
 use crate::cells::Poll;
 use crate::evidence::Evidence;
+use crate::os::Call;
 use crate::shared::{Finished, Hitch, Shared, Sighting};
 use crate::stall::{Cause, Missing, Stall};
 
@@ -82,6 +83,7 @@ impl Measured<'_> {
         let threshold = shared.clock.duration(self.threshold);
         let verdict = verdict(self.evidence, duration, threshold, self.machine(shared));
         let sample = self.culprit(verdict.cause);
+        let call = call(&verdict, sample);
         Some(Stall {
             method: route.method,
             route: Arc::clone(&route.name),
@@ -90,8 +92,8 @@ impl Measured<'_> {
             threshold,
             in_progress: false,
             cause: verdict.cause,
-            syscall: verdict.call.and_then(|call| call.name()),
-            detail: detail(&verdict, sample),
+            syscall: call.and_then(Call::name),
+            detail: detail(&verdict, call, sample),
             worker: None,
             held_up: 0,
             io_starved: false,
@@ -109,8 +111,8 @@ impl Measured<'_> {
     /// The stack of the place where most of the time went, of those that fit the cause.
     fn culprit(&self, cause: Cause) -> Option<&Sample> {
         let fits = |sample: &Sample| match cause {
-            Cause::Blocked => !sample.is_running,
-            Cause::Cpu => sample.is_running,
+            Cause::Blocked => sample.asleep_in.is_some(),
+            Cause::Cpu => sample.asleep_in.is_none(),
             Cause::Preempted | Cause::Paused => false,
             Cause::Unknown => true,
         };
@@ -133,7 +135,14 @@ impl Measured<'_> {
     }
 }
 
-fn detail(verdict: &Verdict, sample: Option<&Sample>) -> Option<Arc<str>> {
-    let descriptor = || sample.filter(|_| verdict.cause == Cause::Blocked)?.descriptor.clone();
-    verdict.detail.map(Arc::from).or_else(descriptor)
+/// The system call that the thread was blocked in; where there is a line, the one it was in there.
+fn call(verdict: &Verdict, sample: Option<&Sample>) -> Option<Call> {
+    let there = sample.and_then(|sample| sample.asleep_in);
+    there.or(verdict.call).filter(|_| verdict.cause == Cause::Blocked)
+}
+
+fn detail(verdict: &Verdict, call: Option<Call>, sample: Option<&Sample>) -> Option<Arc<str>> {
+    let page = || call.filter(|call| call.0 < 0).map(|_| "a page of memory");
+    let descriptor = || sample.filter(|_| call.is_some())?.descriptor.clone();
+    verdict.detail.or_else(page).map(Arc::from).or_else(descriptor)
 }

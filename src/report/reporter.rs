@@ -134,7 +134,7 @@ impl Reporter {
             let is_former_worker = purpose.mark == u64::MAX && !resolved.is_on_worker;
             let sample = Sample {
                 age: purpose.age + self.shared.clock.ticks(capture.later),
-                is_running: capture.is_running,
+                asleep_in: capture.asleep_in,
                 handed_off: resolved.handed_off || is_former_worker,
                 lacks_lines: resolved.lacks_lines,
                 descriptor: capture.descriptor.map(|descriptor| descriptor.as_str().into()),

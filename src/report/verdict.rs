@@ -51,8 +51,7 @@ pub(super) fn verdict(
     if waiting > Duration::ZERO && (would_be_none || waiting > cpu + asleep) {
         queue(waiting)
     } else if asleep > cpu || (evidence.wall.is_zero() && evidence.call.is_some()) {
-        let page = evidence.call.is_some_and(|call| call.0 < 0);
-        Verdict { call: evidence.call, detail: page.then_some("a page of memory"), ..of(Cause::Blocked) }
+        Verdict { call: evidence.call, ..of(Cause::Blocked) }
     } else if cpu > Duration::ZERO {
         of(Cause::Cpu)
     } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 
 use super::{Purpose, RawStack};
-use crate::os::Descriptor;
+use crate::os::{Call, Descriptor};
 use crate::sync::{AtomicU64, Ordering};
 
 /// How an attempt to take a stack ended: the values of a label.
@@ -28,8 +28,8 @@ pub(crate) struct Capture {
     pub(crate) purpose: Purpose,
     /// How much later than asked for it was taken: a thread that is not on a core answers late.
     pub(crate) later: Duration,
-    /// Whether the thread was running.
-    pub(crate) is_running: bool,
+    /// The system call the thread was asleep in; `None` if it ran.
+    pub(crate) asleep_in: Option<Call>,
     /// What the system call it was in waits for.
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) raw: Box<RawStack>,

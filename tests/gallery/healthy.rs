@@ -4,23 +4,29 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::response::Response;
+use axum::routing::{get, get_service};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Mutex, Notify, RwLock, mpsc, oneshot};
 
 const NAP: Duration = Duration::from_millis(150);
 
-pub(crate) const ROUTES: [&str; 12] = [
+pub(crate) const ROUTES: [&str; 17] = [
     "/async-sleep",
     "/async-mutex",
     "/async-rwlock",
     "/async-channel",
     "/notified",
     "/async-tcp",
+    "/async-lookup",
+    "/async-dependency",
     "/async-file",
     "/async-child",
     "/async-once",
     "/async-body",
+    "/five-async-sleeps",
+    "/async-call",
+    "/quick-drop",
     "/spawn-blocking",
     "/block-in-place",
 ];
@@ -33,10 +39,15 @@ pub(crate) fn router() -> Router {
         .route("/async-channel", get(async_channel))
         .route("/notified", get(notified))
         .route("/async-tcp", get(async_tcp))
+        .route("/async-lookup", get(async_lookup))
+        .route("/async-dependency", get(async_dependency))
         .route("/async-file", get(async_file))
         .route("/async-child", get(async_child))
         .route("/async-once", get(async_once))
         .route("/async-body", get(async_body))
+        .route("/five-async-sleeps", get(async || level_2().await))
+        .route("/async-call", get_service(tower::service_fn(async_call)))
+        .route("/quick-drop", get(quick_drop))
         .route("/spawn-blocking", get(spawn_blocking))
         .route("/block-in-place", get(block_in_place))
         // The same, for a test of its own.
@@ -77,6 +88,11 @@ async fn notified() {
 }
 
 async fn async_tcp() {
+    let _ = late_answer().await.read(&mut [0; 8]).await;
+}
+
+/// A connection to a server that says nothing for a while.
+async fn late_answer() -> tokio::net::TcpStream {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -84,8 +100,48 @@ async fn async_tcp() {
         tokio::time::sleep(NAP).await;
         drop(client);
     });
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let _ = stream.read(&mut [0; 8]).await;
+    tokio::net::TcpStream::connect(address).await.unwrap()
+}
+
+async fn async_lookup() {
+    let _ = tokio::net::lookup_host(("tower-stall.invalid", 80)).await;
+}
+
+async fn async_dependency() {
+    let _ = tokio_tungstenite::client_async("ws://localhost/", late_answer().await).await;
+}
+
+async fn level_2() {
+    level_3().await;
+}
+
+async fn level_3() {
+    level_4().await;
+}
+
+async fn level_4() {
+    level_5().await;
+}
+
+async fn level_5() {
+    tokio::time::sleep(NAP).await;
+}
+
+async fn async_call(_: axum::extract::Request) -> Result<Response, std::convert::Infallible> {
+    tokio::time::sleep(NAP).await;
+    Ok(Response::new(Body::empty()))
+}
+
+async fn quick_drop() {
+    struct Quick;
+    impl Drop for Quick {
+        fn drop(&mut self) {
+            std::hint::black_box(&self);
+        }
+    }
+    let _quick = Quick;
+    tokio::time::sleep(NAP).await;
+    std::panic::resume_unwind(Box::new("a panic of the gallery"));
 }
 
 async fn async_file() {

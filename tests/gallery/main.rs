@@ -48,7 +48,8 @@ const ASLEEP: &[Illness] = &[
     blocked("tcp-read", &["recvfrom"]),
     blocked("tcp-connect", &["connect"]),
     blocked("pipe-read", &["read"]),
-    blocked("child-process", &["wait4", "waitid"]),
+    // On a busy machine its start may take longer than its work.
+    blocked("child-process", &["wait4", "waitid", "clone3", "read"]),
     blocked("inside-a-dependency", &["recvfrom"]),
     blocked("lazy-initialization", SLEEP),
     blocked("five-async-functions", SLEEP),
@@ -106,26 +107,36 @@ fn marked(name: &str) -> Vec<u32> {
     lines
 }
 
-/// Asks for a sick route, and returns what was told of it.
+/// Asks for a sick route, and returns what was told of it. What the machine did is told as such; then there is another chance.
 #[track_caller]
 fn stall_of(service: &Service, illness: &Illness) -> Stall {
     let route = format!("/{}", illness.name);
-    let before = service.stalls(&route).len();
-    service.get(&route);
-    eventually("a stall is told", || service.stalls(&route).len() > before);
-    service.stalls(&route).remove(before)
+    for _ in 0..40 {
+        let stall = next_stall(service, &route, &route);
+        if !is_the_machines_fault(&stall) {
+            return stall;
+        }
+    }
+    panic!("{route} never had a core to itself");
+}
+
+/// Asks for a path, and returns what was told of a route then.
+#[track_caller]
+fn next_stall(service: &Service, path: &str, route: &str) -> Stall {
+    let before = service.stalls(route).len();
+    service.get(path);
+    eventually("a stall is told", || service.stalls(route).len() > before);
+    service.stalls(route).remove(before)
+}
+
+fn is_the_machines_fault(stall: &Stall) -> bool {
+    matches!(stall.cause(), Cause::Preempted | Cause::Paused)
 }
 
 #[track_caller]
 fn assert_named(service: &Service, illness: &Illness) {
     for _ in 0..rounds() {
-        let mut stall = stall_of(service, illness);
-        // What the machine did is told as such; then there is another chance.
-        for _ in 0..40 {
-            if stall.cause() == Cause::Preempted {
-                stall = stall_of(service, illness);
-            }
-        }
+        let stall = stall_of(service, illness);
         assert!(illness.causes.contains(&stall.cause()), "{stall}");
         if stall.cause() == Cause::Blocked {
             assert!(stall.syscall().is_some_and(|call| illness.syscalls.contains(&call)), "{stall}");
@@ -173,10 +184,9 @@ fn who_runs_is_named_with_a_signal() {
 fn without_signals_a_busy_loop_has_its_cause_and_says_what_would_name_its_line() {
     let service = Service::start(false);
     let stall = stall_of(&service, &RUNNING[0]);
-    if stall.cause() == Cause::Cpu {
-        assert!(stall.location().is_none());
-        assert!(stall.missing().is_some_and(|missing| missing.contains("stack_signals")), "{stall}");
-    }
+    assert_eq!(stall.cause(), Cause::Cpu, "{stall}");
+    assert!(stall.location().is_none());
+    assert!(stall.missing().is_some_and(|missing| missing.contains("stack_signals")), "{stall}");
 }
 
 #[test]
@@ -208,10 +218,7 @@ fn a_poll_just_past_the_threshold_has_its_cause_and_line() {
 fn a_task_that_nobody_measures_is_unattributed_and_has_its_line() {
     let service = Service::start(false);
     for _ in 0..rounds() {
-        let before = service.stalls("unattributed").len();
-        service.get("/uninstrumented-task");
-        eventually("a stall is told", || service.stalls("unattributed").len() > before);
-        let stall = service.stalls("unattributed").remove(before);
+        let stall = next_stall(&service, "/uninstrumented-task", "unattributed");
         assert_eq!((stall.method(), stall.cause(), stall.syscall()), ("TASK", Cause::Blocked, Some("clock_nanosleep")));
         assert_eq!(stall.location().map(|location| location.line()), Some(marked("uninstrumented-task")[0]), "{stall}");
     }
@@ -252,8 +259,7 @@ fn the_healthy_twins_give_no_report() {
     // One that stalls comes last, so that all before it have been told of.
     stall_of(&service, &ASLEEP[0]);
     for stall in service.all_stalls() {
-        let is_machine = matches!(stall.cause(), Cause::Preempted | Cause::Paused);
-        assert!(stall.route() == "/blocking-sleep" || is_machine, "{stall}");
+        assert!(stall.route() == "/blocking-sleep" || is_the_machines_fault(&stall), "{stall}");
     }
 }
 

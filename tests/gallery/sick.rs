@@ -114,7 +114,9 @@ async fn name_lookup() {
 }
 
 async fn pipe_read() {
-    let mut child = Command::new("sleep").arg("0.2").stdout(Stdio::piped()).spawn().unwrap();
+    // To start a child takes its time, too.
+    let child = || Command::new("sleep").arg("0.2").stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = tokio::task::spawn_blocking(child).await.unwrap();
     let mut reader = child.stdout.take().unwrap();
     // Somebody else waits for its end.
     thread::spawn(move || child.wait());

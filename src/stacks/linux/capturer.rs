@@ -134,13 +134,13 @@ fn copy_sleeping(
         captures.give_back(raw);
         return false;
     }
-    captures.hand_over(Capture { purpose, later: Duration::ZERO, is_running: false, descriptor, raw });
+    captures.hand_over(Capture { purpose, later: Duration::ZERO, asleep_in: Some(asleep.call), descriptor, raw });
     true
 }
 
 impl Pending {
     fn hand_over(self, captures: &Captures) {
         let later = Duration::from_nanos(self.raw.at.saturating_sub(self.since_nanos));
-        captures.hand_over(Capture { purpose: self.purpose, later, is_running: true, descriptor: None, raw: self.raw });
+        captures.hand_over(Capture { purpose: self.purpose, later, asleep_in: None, descriptor: None, raw: self.raw });
     }
 }
