@@ -328,24 +328,30 @@ impl fmt::Display for Location {
 mod tests {
     use super::*;
 
-    fn stall() -> Stall {
-        Stall {
-            method: "GET",
-            route: "/report".into(),
-            phase: Phase::Handler,
-            duration: Duration::from_micros(212_400),
-            threshold: Duration::from_millis(25),
-            in_progress: false,
-            cause: Cause::Unknown,
-            syscall: None,
-            worker: Some(1),
-            held_up: 37,
-            io_starved: true,
-            rescued: true,
-            frames: [].into(),
-            missing: None,
-            detail: None,
+    impl Stall {
+        pub(crate) fn for_tests<const N: usize>(frames: [Frame; N]) -> Self {
+            Self {
+                method: "GET",
+                route: "/report".into(),
+                phase: Phase::Handler,
+                duration: Duration::from_micros(212_400),
+                threshold: Duration::from_millis(25),
+                in_progress: false,
+                cause: Cause::Unknown,
+                syscall: None,
+                worker: Some(1),
+                held_up: 37,
+                io_starved: true,
+                rescued: true,
+                frames: frames.into(),
+                missing: None,
+                detail: None,
+            }
         }
+    }
+
+    fn stall() -> Stall {
+        Stall::for_tests([])
     }
 
     #[test]

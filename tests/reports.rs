@@ -14,6 +14,7 @@ use http::Request;
 use serde_json::Value;
 use tower::ServiceExt;
 use tower_stall::{StallMonitor, StallMonitorBuilder};
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What the subscriber has written, and by which threads.
@@ -57,19 +58,29 @@ impl Log {
     }
 }
 
-fn log() -> (Log, tracing::subscriber::DefaultGuard) {
+const HAS_STACKS: bool = cfg!(all(
+    feature = "stacks",
+    target_os = "linux",
+    target_arch = "x86_64",
+    target_env = "gnu",
+    not(tower_stall_elsewhere)
+));
+
+/// What is told from `level` on.
+fn log(level: Level) -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(log.clone()).finish();
+    let spans = tracing_subscriber::EnvFilter::new(format!("{level},[request]=info"));
+    let subscriber = tracing_subscriber::fmt().json().with_env_filter(spans).with_writer(log.clone()).finish();
     (log, tracing::subscriber::set_default(subscriber))
 }
 
 fn app(builder: StallMonitorBuilder) -> (Router, StallMonitor) {
     let monitor = builder.spawn().unwrap();
+    // Several thresholds, so that a machine under load does not change the verdict.
     let block = |millis| move || async move { thread::sleep(Duration::from_millis(millis)) };
     let app = Router::new()
-        .route("/report/{id}", get(block(40)))
-        .route("/other", get(block(40)))
+        .route("/report/{id}", get(block(150)))
+        .route("/other", get(block(150)))
         .route("/long", get(block(2_300)))
         .layer(monitor.layer())
         .layer(
@@ -84,21 +95,32 @@ async fn ask(app: &Router, path: &str) {
     drop(app.clone().oneshot(request).await.unwrap());
 }
 
+/// Asks until a report puts the blame on the handler, as on a busy machine it is not always the handler's.
+async fn ask_for_a_report(app: &Router, log: &Log) -> Value {
+    for asked in 0..8 {
+        ask(app, "/report/7").await;
+        let event = log.wait_for(asked + 1).await.remove(asked);
+        if event["fields"]["cause"] == "blocked" {
+            return event;
+        }
+    }
+    panic!("{:#?}", log.events());
+}
+
 #[tokio::test]
 async fn a_report_has_all_its_fields_and_stands_in_the_request_s_span() {
-    let (log, _guard) = log();
+    let (log, _guard) = log(Level::WARN);
     let (app, _monitor) = app(StallMonitor::builder());
-    ask(&app, "/report/7").await;
-    let event = log.wait_for(1).await.remove(0);
+    let event = ask_for_a_report(&app, &log).await;
     assert_eq!((&event["level"], &event["target"]), (&"WARN".into(), &"tower_stall".into()));
-    assert_eq!(event["span"]["path"], "/report/7");
+    assert_eq!(event["span"]["path"], "/report/7", "{event:#?}");
     let fields = &event["fields"];
     assert_eq!(fields["method"], "GET");
     assert_eq!(fields["route"], "/report/{id}");
     assert_eq!(fields["phase"], "handler");
     assert_eq!(fields["cause"], "blocked");
     assert_eq!(fields["threshold_ms"].as_f64().unwrap().round(), 25.0);
-    assert!(fields["duration_ms"].as_f64().unwrap() >= 40.0);
+    assert!(fields["duration_ms"].as_f64().unwrap() >= 150.0);
     assert_eq!(fields["worker"], 0);
     assert_eq!(fields["held_up"], 0);
     assert_eq!(fields["in_progress"], false);
@@ -106,7 +128,7 @@ async fn a_report_has_all_its_fields_and_stands_in_the_request_s_span() {
     for field in ["io_starved", "rescued"] {
         assert!(fields[field].is_boolean(), "{field}");
     }
-    if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu", feature = "stacks")) {
+    if HAS_STACKS {
         assert_eq!(fields["syscall"], "clock_nanosleep");
         assert!(fields["location"].as_str().unwrap().starts_with("tests/reports.rs:"), "{fields:#?}");
         let stack = fields["stack"].as_str().unwrap();
@@ -120,8 +142,38 @@ async fn a_report_has_all_its_fields_and_stands_in_the_request_s_span() {
 }
 
 #[tokio::test]
+async fn that_there_are_no_stacks_is_said_once_where_they_are_wanted() {
+    let (log, _guard) = log(Level::INFO);
+    let (app, monitor) = app(StallMonitor::builder());
+    ask(&app, "/report/7").await;
+    ask(&app, "/other").await;
+    let expected = 2 + usize::from(!HAS_STACKS && cfg!(feature = "stacks"));
+    let events = log.wait_for(expected).await;
+    let is_info = |event: &&Value| event["level"] == "INFO";
+    assert_eq!(events.iter().filter(is_info).count(), expected - 2, "{events:#?}");
+    let blocked = |stall: &tower_stall::Stall| stall.cause() == tower_stall::Cause::Blocked;
+    for stall in finished(&monitor).into_iter().filter(blocked) {
+        assert_eq!(stall.missing().is_some(), !HAS_STACKS, "{stall}");
+    }
+}
+
+#[tokio::test]
+async fn stacks_that_are_switched_off_are_said_to_be_so_in_each_report() {
+    let (log, _guard) = log(Level::WARN);
+    let (app, _monitor) = app(StallMonitor::builder().stacks(false));
+    let event = ask_for_a_report(&app, &log).await;
+    assert_eq!(event["level"], "WARN");
+    let fields = &event["fields"];
+    assert!(fields.get("location").is_none() && fields.get("stack").is_none());
+    assert_eq!(fields["syscall"], "clock_nanosleep", "the cause needs no stack");
+    if cfg!(feature = "stacks") {
+        assert_eq!(fields["missing"], "stacks are switched off");
+    }
+}
+
+#[tokio::test]
 async fn a_stall_that_lasts_is_reported_while_it_lasts_inside_its_span() {
-    let (log, _guard) = log();
+    let (log, _guard) = log(Level::WARN);
     let (app, _monitor) = app(StallMonitor::builder());
     ask(&app, "/long").await;
     let events = log.wait_for(3).await;
@@ -136,8 +188,8 @@ async fn a_stall_that_lasts_is_reported_while_it_lasts_inside_its_span() {
 
 #[tokio::test]
 async fn a_noisy_route_is_limited_alone_and_the_next_report_says_how_many_were_left_out() {
-    let (log, _guard) = log();
-    let (app, monitor) = app(StallMonitor::builder().reports_per_minute(2));
+    let (log, _guard) = log(Level::WARN);
+    let (app, monitor) = app(StallMonitor::builder().stacks(false).reports_per_minute(2));
     for _ in 0..5 {
         ask(&app, "/report/1").await;
     }
@@ -169,6 +221,8 @@ async fn the_last_256_are_kept_oldest_first() {
             thread::yield_now();
         }
     }
-    let recent = finished(&monitor);
-    assert_eq!((recent.len(), recent[0].route()), (256, "task-44"));
+    let kept = monitor.recent_stalls().into_iter().filter(|stall| !stall.is_in_progress()).count();
+    let routes: Vec<_> = finished(&monitor).iter().map(|stall| stall.route().to_owned()).collect();
+    let expected: Vec<_> = (300 - routes.len()..300).map(|number| format!("task-{number}")).collect();
+    assert_eq!((kept, routes), (256, expected));
 }

@@ -74,6 +74,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stall::Frame;
 
     #[test]
     fn a_full_budget_then_one_each_time_it_refills_and_the_left_out_are_told() {
@@ -84,6 +85,18 @@ mod tests {
         assert_eq!(at(6), Some(7));
         assert_eq!(at(6), None);
         assert_eq!(at(600), Some(1));
+    }
+
+    #[test]
+    fn two_lines_of_a_route_have_a_budget_each() {
+        let at = |line| {
+            let location = Some(Location { file: "src/report.rs".into(), line });
+            Stall::for_tests([Frame { function: "report".into(), location, is_application: true }])
+        };
+        let mut budgets = Budgets::new(1);
+        assert_eq!(budgets.take(&at(7)), Some(0));
+        assert_eq!(budgets.take(&at(7)), None);
+        assert_eq!(budgets.take(&at(8)), Some(0), "another culprit");
     }
 
     #[test]

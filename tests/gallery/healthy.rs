@@ -150,8 +150,10 @@ async fn async_file() {
     tokio::fs::File::open(&path).await.unwrap().sync_all().await.unwrap();
 }
 
+/// To wait for a child is easy on the runtime, to start one is not.
 async fn async_child() {
-    let _ = tokio::process::Command::new("sleep").arg("0.2").status().await;
+    let start = || tokio::process::Command::new("sleep").arg("0.2").spawn().unwrap();
+    let _ = tokio::task::spawn_blocking(start).await.unwrap().wait().await;
 }
 
 async fn async_once() {

@@ -200,6 +200,21 @@ fn five_async_functions_are_five_lines() {
 }
 
 #[test]
+fn collapsed_stacks_have_the_time_of_each_line() {
+    let service = Service::start(false);
+    stall_of(&service, &blocked("five-async-functions", SLEEP));
+    let stacks = service.collapsed_stacks();
+    let stack = stacks.lines().find(|stack| stack.starts_with("GET /five-async-functions;")).expect(&stacks);
+    let (frames, millis) = stack.rsplit_once(' ').unwrap();
+    assert!(millis.parse::<u64>().unwrap() >= 100, "{stack}");
+    let frames: Vec<_> = frames.split(';').skip(1).collect();
+    assert!(frames.last().unwrap().contains("clock_nanosleep"), "{stack}");
+    for (frame, level) in frames.iter().zip((1..=5).rev()) {
+        assert!(frame.ends_with(&format!("sick.rs:{}", marked(&format!("nested: {level}"))[0])), "{frame} in {stack}");
+    }
+}
+
+#[test]
 fn a_poll_just_past_the_threshold_has_its_cause_and_line() {
     let service = Service::start(false);
     let is_told = |stall: &Stall| {

@@ -41,6 +41,11 @@ impl Service {
         self.all_stalls().into_iter().filter(|stall| stall.route() == route).collect()
     }
 
+    /// Milliseconds by stack.
+    pub(crate) fn collapsed_stacks(&self) -> String {
+        self.monitor.collapsed_stacks()
+    }
+
     pub(crate) fn all_stalls(&self) -> Vec<Stall> {
         self.monitor.recent_stalls().into_iter().filter(|stall| !stall.is_in_progress()).collect()
     }

@@ -23,7 +23,15 @@ pub(super) struct Symbols {
 
 /// The functions that a library exports, by where they begin in its file.
 #[derive(Debug, Default)]
-struct Functions(Vec<(u64, String)>);
+struct Functions(Vec<Function>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Function {
+    start: u64,
+    /// 0 where the library does not tell, as of what was written in assembler.
+    size: u64,
+    name: String,
+}
 
 impl Symbols {
     /// Addresses that are remembered.
@@ -97,7 +105,8 @@ impl Functions {
                 let symbols = file.symbols().chain(file.dynamic_symbols());
                 let named = symbols.filter(|symbol| symbol.is_definition()).filter_map(|symbol| {
                     let is_function = symbol.kind() == object::SymbolKind::Text;
-                    is_function.then_some((symbol.address(), symbol.name().ok()?.to_owned()))
+                    let name = symbol.name().ok().filter(|_| is_function)?.to_owned();
+                    Some(Function { start: symbol.address(), size: symbol.size(), name })
                 });
                 functions.extend(named);
             }
@@ -106,13 +115,15 @@ impl Functions {
         Self(functions)
     }
 
-    /// The last function that begins before the address, as an address is never a function's first.
+    /// The function that an address lies in, which is never its first, and may be the one behind its last: a call returns there. `None`
+    /// for one that the library does not export.
     fn at(&self, address: u64) -> Option<&str> {
-        let after = self.0.partition_point(|(start, _)| *start < address);
-        let (start, _) = self.0.get(after.checked_sub(1)?)?;
+        let after = self.0.partition_point(|function| function.start < address);
+        let start = self.0.get(after.checked_sub(1)?)?.start;
+        let same = self.0[..after].iter().rev().take_while(|function| function.start == start);
+        let around = same.filter(|function| function.size == 0 || address - start <= function.size);
         // Of several names for one function, the shortest: `nanosleep`, not `__nanosleep`.
-        let same = self.0[..after].iter().rev().take_while(|(other, _)| other == start);
-        same.map(|(_, name)| name.as_str()).min_by_key(|name| name.len())
+        around.map(|function| function.name.as_str()).min_by_key(|name| name.len())
     }
 }
 
@@ -151,5 +162,19 @@ mod tests {
         let mut symbols = Symbols::new();
         let call = symbols.resolve(address, Some((module.path(), false, module.bias())));
         assert_eq!((call[0].function.as_str(), call[0].is_program), ("getpid", false));
+    }
+
+    #[test]
+    fn what_a_library_does_not_export_is_not_called_by_its_neighbour_s_name() {
+        let function = |start, size, name: &str| Function { start, size, name: name.into() };
+        let functions = Functions(vec![
+            function(10, 5, "__sleep"),
+            function(10, 5, "sleep"),
+            function(40, 0, "from_assembler"),
+            function(60, 4, "last"),
+        ]);
+        let named = [10, 11, 15, 16, 41, 60, 61, 65].map(|address| functions.at(address));
+        let (sleep, assembler, last) = (Some("sleep"), Some("from_assembler"), Some("last"));
+        assert_eq!(named, [None, sleep, sleep, None, assembler, assembler, last, None]);
     }
 }

@@ -29,7 +29,11 @@ pub(super) fn trim(symbols: &[Symbol]) -> Vec<Frame> {
     // Without code of the application, as in a body that a library streams, everything up to the meter.
     let end = outermost.map_or_else(|| origins[..poll].iter().rposition(|origin| *origin != Origin::Own), Some);
     let kept = symbols.iter().zip(&origins).take(end.map_or(0, |end| end + 1));
-    kept.filter(|(symbol, origin)| !is_glue(symbol, **origin)).map(|(symbol, origin)| frame(symbol, *origin)).collect()
+    let kept = kept.filter(|(symbol, origin)| !is_glue(symbol, **origin));
+    let mut frames: Vec<_> = kept.map(|(symbol, origin)| frame(symbol, *origin)).collect();
+    // Calls inside a library that does not name them.
+    frames.dedup_by(|this, before| this.location.is_none() && this == before);
+    frames
 }
 
 /// Whether a stack lies inside `tokio::task::block_in_place`.
@@ -225,6 +229,12 @@ mod tests {
     fn blocking_inside_a_dependency_keeps_its_calls() {
         let stack = [native("recv"), dependency("pg::query", "pg-1/src/lib.rs"), application("handler", 3), own()];
         assert_eq!(names(&stack), ["recv", "pg::query", "handler"]);
+    }
+
+    #[test]
+    fn calls_that_a_library_does_not_name_are_one() {
+        let stack = [native("libc.so.6"), native("libc.so.6"), native("spawn"), application("handler", 3), own()];
+        assert_eq!(names(&stack), ["libc.so.6", "spawn", "handler"]);
     }
 
     #[test]
