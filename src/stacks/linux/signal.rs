@@ -34,15 +34,20 @@
 
 #![allow(unsafe_code)]
 
+mod disposition;
+mod message;
+#[cfg(test)]
+mod tests;
+
 use std::arch::asm;
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::{self, MaybeUninit, offset_of};
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
+use self::message::{Message, NUMBER, cookie, number_of};
 use crate::os::{self, Tid};
 use crate::stacks::raw::{MOST, RawStack, Registers};
 
@@ -121,39 +126,8 @@ enum Phase {
     Abandoned,
 }
 
-/// Who had the signal before: where its function is, and whether it wants more than the signal's number. Kept in one
-/// word, since the handler reads it at any time.
-#[derive(Clone, Copy)]
-struct Previous(usize);
-
-/// Whether our handler is in place. Never touched by the handler.
-struct Installed {
-    users: usize,
-    /// What ours replaced, until that is put back.
-    replaced: Option<libc::sigaction>,
-}
-
-/// A signal's `siginfo_t` as the kernel reads it, with a value.
-#[repr(C, align(8))]
-struct Message {
-    signal: c_int,
-    errno: c_int,
-    code: c_int,
-    pad: c_int,
-    pid: i32,
-    uid: u32,
-    value: u64,
-    rest: [u8; 96],
-}
-
 /// The general registers as a `ucontext_t` has them.
 type General = [libc::greg_t; 23];
-
-type Plain = extern "C" fn(c_int);
-type WithInfo = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-
-/// The bits of a question's number: all of it that fits into a signal beside the mark that it is ours.
-const NUMBER: u64 = (1 << 40) - 1;
 
 /// The general registers as a `ucontext_t` numbers them, in the order of their DWARF numbers.
 const DWARF_ORDER: [usize; 17] = [
@@ -192,11 +166,6 @@ static CAPTURE: Capture = Capture {
     }),
 };
 
-/// Stays as it was when our handler is gone: one that is still running, or that somebody else calls, needs it.
-static PREVIOUS: AtomicUsize = AtomicUsize::new(Previous::NONE.0);
-
-static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, replaced: None });
-
 // === impl StackBounds ===
 
 impl StackBounds {
@@ -227,10 +196,7 @@ impl StackBounds {
 impl Interrupter {
     /// Puts the handler in place, if it is not yet. Takes a lock.
     pub(super) fn install() -> io::Result<Self> {
-        let mut installed = Installed::lock();
-        installed.place()?;
-        installed.users += 1;
-        Ok(Self(()))
+        disposition::take().map(|()| Self(()))
     }
 
     /// Sends the one signal. `None`: another question is under way, or the thread has ended. `bounds` are that thread's
@@ -247,11 +213,7 @@ impl Interrupter {
 
 impl Drop for Interrupter {
     fn drop(&mut self) {
-        let mut installed = Installed::lock();
-        installed.users = installed.users.saturating_sub(1);
-        if installed.users == 0 {
-            installed.remove();
-        }
+        disposition::give_back();
     }
 }
 
@@ -451,166 +413,6 @@ impl State {
     }
 }
 
-// === impl Previous ===
-
-impl Previous {
-    const NONE: Self = Self(libc::SIG_DFL << 1);
-
-    fn of(action: &libc::sigaction) -> Self {
-        // An address in user space does not need its highest bit.
-        Self(action.sa_sigaction << 1 | usize::from(action.sa_flags & libc::SA_SIGINFO != 0))
-    }
-
-    fn publish(self) {
-        // Release, the partner of the Acquire in `on_signal`, although no other memory belongs to it.
-        PREVIOUS.store(self.0, Ordering::Release);
-    }
-
-    /// Does what the kernel would do if ours had not been put in its place. The default is to do nothing, as with
-    /// SIG_IGN.
-    fn call(self, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-        let address = self.0 >> 1;
-        if !is_function(address) {
-            return;
-        }
-        let function = address as *const ();
-        if self.0 & 1 == 0 {
-            // SAFETY: `sigaction` gave the address as that of a function that takes a signal's number.
-            let function = unsafe { mem::transmute::<*const (), Plain>(function) };
-            function(signal);
-        } else {
-            // SAFETY: `sigaction` gave the address as that of a function that takes all three, which are what the
-            // kernel gave us.
-            let function = unsafe { mem::transmute::<*const (), WithInfo>(function) };
-            function(signal, info, context);
-        }
-    }
-}
-
-// === impl Installed ===
-
-impl Installed {
-    fn lock() -> MutexGuard<'static, Self> {
-        INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn place(&mut self) -> io::Result<()> {
-        let current = disposition()?;
-        // Who took the signal after us may pass it on to us. On top of that one ours would be called in a circle.
-        let may_be_below = self.replaced.is_some() && is_function(current.sa_sigaction);
-        if is_ours(&current) || may_be_below {
-            return Ok(());
-        }
-        // Once before the handler can run, and once more in case that somebody else was quicker.
-        Previous::of(&current).publish();
-        let replaced = Some(dispose(&ours(&current))?).filter(|replaced| !is_ours(replaced)).unwrap_or(current);
-        Previous::of(&replaced).publish();
-        self.replaced = Some(replaced);
-        Ok(())
-    }
-
-    /// Puts back what ours replaced, unless somebody has replaced ours.
-    fn remove(&mut self) {
-        if !disposition().is_ok_and(|current| is_ours(&current)) {
-            return;
-        }
-        if let Some(replaced) = self.replaced.take() {
-            // Cannot fail: it was in place before.
-            let _ = dispose(&replaced);
-        }
-    }
-}
-
-/// What to put in the place of `current`.
-fn ours(current: &libc::sigaction) -> libc::sigaction {
-    let mut ours = *current;
-    ours.sa_sigaction = on_signal as WithInfo as usize;
-    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-    // Who had the signal before finds blocked what it wants blocked.
-    if !is_function(current.sa_sigaction) {
-        ours.sa_mask = asynchronous();
-    }
-    ours
-}
-
-/// All signals but those that a fault raises, which would then end the process without a word.
-fn asynchronous() -> libc::sigset_t {
-    let mut signals = MaybeUninit::uninit();
-    // SAFETY: the pointer is to memory of the right size, and `sigfillset` fills it in before it is used.
-    unsafe {
-        libc::sigfillset(signals.as_mut_ptr());
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
-            libc::sigdelset(signals.as_mut_ptr(), fault);
-        }
-        signals.assume_init()
-    }
-}
-
-fn is_ours(action: &libc::sigaction) -> bool {
-    action.sa_sigaction == on_signal as WithInfo as usize
-}
-
-fn is_function(handler: libc::sighandler_t) -> bool {
-    handler != libc::SIG_DFL && handler != libc::SIG_IGN
-}
-
-fn disposition() -> io::Result<libc::sigaction> {
-    sigaction(ptr::null())
-}
-
-/// Returns what was there before.
-fn dispose(action: &libc::sigaction) -> io::Result<libc::sigaction> {
-    sigaction(action)
-}
-
-fn sigaction(action: *const libc::sigaction) -> io::Result<libc::sigaction> {
-    let mut before = MaybeUninit::uninit();
-    // SAFETY: `action` is null or came from a reference; what it names is our handler or came from the kernel.
-    if unsafe { libc::sigaction(SIGNAL, action, before.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a call that returned 0 has written all of it.
-    Ok(unsafe { before.assume_init() })
-}
-
-// === impl Message ===
-
-const _: () = assert!(size_of::<Message>() == size_of::<libc::siginfo_t>() && offset_of!(Message, value) == 24);
-
-impl Message {
-    fn new(value: u64) -> Self {
-        // SAFETY: neither call has an argument, or can fail.
-        let (pid, uid) = unsafe { (libc::getpid(), libc::getuid()) };
-        Self { signal: SIGNAL, errno: 0, code: libc::SI_QUEUE, pad: 0, pid, uid, value, rest: [0; 96] }
-    }
-
-    /// To one thread of this process. False if there is none with that number.
-    fn send(&self, thread: Tid) -> bool {
-        // SAFETY: the kernel reads a `siginfo_t`, which `self` is in size, alignment and content.
-        unsafe {
-            libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), thread.0, SIGNAL, ptr::from_ref(self)) == 0
-        }
-    }
-}
-
-/// The number of a question, as a signal carries it. The rest of the word is taken from where our statics are: another
-/// copy of this crate in the process, which is a handler before or after ours, has its own elsewhere.
-fn cookie(number: u64) -> u64 {
-    let place = (&raw const CAPTURE).addr() as u64 / size_of::<Capture>() as u64;
-    place << NUMBER.count_ones() | number
-}
-
-/// The number of the question that a signal is about. `None` where the signal is not ours.
-fn number_of(info: &libc::siginfo_t) -> Option<u64> {
-    if info.si_code != libc::SI_QUEUE {
-        return None;
-    }
-    // SAFETY: a queued signal has all of these fields. `getpid` has no argument and cannot fail.
-    let (value, is_from_here) = unsafe { (info.si_value().sival_ptr as u64, info.si_pid() == libc::getpid()) };
-    let number = value & NUMBER;
-    (is_from_here && value == cookie(number)).then_some(number)
-}
-
 /// The registers that the kernel put aside. Only a place in it, as the kernel's `ucontext_t` is shorter than the C
 /// library's.
 fn registers(context: *mut c_void) -> *const General {
@@ -631,12 +433,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     let (about, interrupted) = unsafe { (info.as_ref(), registers(context).as_ref()) };
     match (about.and_then(number_of), interrupted) {
         (Some(number), Some(interrupted)) => CAPTURE.answer(number, interrupted),
-        // Acquire: see `Previous::publish`.
-        _ => Previous(PREVIOUS.load(Ordering::Acquire)).call(signal, info, context),
+        _ => disposition::pass_on(signal, info, context),
     }
     // SAFETY: as above.
     unsafe { *errno = before };
 }
-
-#[cfg(test)]
-mod tests;

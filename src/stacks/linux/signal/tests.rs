@@ -1,11 +1,12 @@
 use std::hint::black_box;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::disposition::{INSTALLED, WithInfo, dispose, is_function, is_ours};
 use super::*;
 
 /// A signal's handler is the whole process's: one test at a time.
@@ -31,7 +32,7 @@ impl Capture {
 }
 
 fn set(handler: usize, flags: c_int) {
-    let mut action = disposition().unwrap();
+    let mut action = disposition::current().unwrap();
     (action.sa_sigaction, action.sa_flags) = (handler, flags);
     dispose(&action).unwrap();
 }
@@ -522,7 +523,7 @@ extern "C" fn looks_around(signal: c_int, info: *mut libc::siginfo_t, context: *
 fn the_handler_has_the_signal_stack_to_itself() {
     let _alone = alone();
     let (interrupter, target) = (Interrupter::install().unwrap(), Target::busy());
-    let mut as_ours = disposition().unwrap();
+    let mut as_ours = disposition::current().unwrap();
     as_ours.sa_sigaction = looks_around as WithInfo as usize;
     dispose(&as_ours).unwrap();
     assert_eq!(target.capture(&interrupter, &mut RawStack::empty()), Answer::Copied);
@@ -570,7 +571,7 @@ fn who_had_the_signal_before_is_told_of_what_is_not_ours() {
     for (handler, flags) in ways {
         set(handler, flags);
         let (first, second) = (Interrupter::install().unwrap(), Interrupter::install().unwrap());
-        assert!(is_ours(&disposition().unwrap()));
+        assert!(is_ours(&disposition::current().unwrap()));
         assert_eq!(calls_of(raise), 1);
 
         let target = Target::busy();
@@ -580,7 +581,7 @@ fn who_had_the_signal_before_is_told_of_what_is_not_ours() {
         assert_eq!(calls_of(|| assert_eq!(target.capture(&second, &mut stack), Answer::Copied)), 0);
         drop(second);
 
-        let back = disposition().unwrap();
+        let back = disposition::current().unwrap();
         assert_eq!((back.sa_sigaction, back.sa_flags & libc::SA_SIGINFO), (handler, flags));
         assert_eq!(calls_of(raise), 1);
     }
@@ -622,7 +623,7 @@ fn default_and_ignored_come_back() {
         let interrupter = Interrupter::install().unwrap();
         raise();
         drop(interrupter);
-        assert_eq!(disposition().unwrap().sa_sigaction, handler);
+        assert_eq!(disposition::current().unwrap().sa_sigaction, handler);
     }
 }
 
@@ -637,12 +638,12 @@ fn who_took_the_signal_after_us_keeps_it() {
     let mut stack = RawStack::empty();
     assert_eq!(calls_of(|| assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied)), 100);
     drop(interrupter);
-    assert_eq!(disposition().unwrap().sa_sigaction, theirs);
+    assert_eq!(disposition::current().unwrap().sa_sigaction, theirs);
     assert_eq!(calls_of(raise), 101, "ours still passes on");
 
     // They pass it on to us, so ours on top of that would be a circle.
     let interrupter = Interrupter::install().unwrap();
-    assert_eq!(disposition().unwrap().sa_sigaction, theirs);
+    assert_eq!(disposition::current().unwrap().sa_sigaction, theirs);
     assert_eq!(calls_of(raise), 101);
     assert_eq!(calls_of(|| assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied)), 100);
     drop(interrupter);
@@ -650,11 +651,11 @@ fn who_took_the_signal_after_us_keeps_it() {
     // They are gone, and ours with them.
     set(libc::SIG_DFL, 0);
     let interrupter = Interrupter::install().unwrap();
-    assert!(is_ours(&disposition().unwrap()));
+    assert!(is_ours(&disposition::current().unwrap()));
     assert_eq!(calls_of(raise), 0);
     assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
     drop(interrupter);
-    assert_eq!(disposition().unwrap().sa_sigaction, libc::SIG_DFL);
+    assert_eq!(disposition::current().unwrap().sa_sigaction, libc::SIG_DFL);
 }
 
 #[test]
@@ -665,7 +666,7 @@ fn another_handler_may_be_there_the_next_time() {
         let interrupter = Interrupter::install().unwrap();
         assert_eq!(calls_of(raise), usize::from(is_function(handler)));
         drop(interrupter);
-        assert_eq!(disposition().unwrap().sa_sigaction, handler);
+        assert_eq!(disposition::current().unwrap().sa_sigaction, handler);
     }
 }
 
@@ -755,7 +756,7 @@ fn storm_on(name: &str, targets: &[Target], interrupter: &Interrupter, time: Dur
 fn storm() {
     let _alone = alone();
     let interrupter = Interrupter::install().unwrap();
-    let mut with_timer = disposition().unwrap();
+    let mut with_timer = disposition::current().unwrap();
     with_timer.sa_sigaction = timed as WithInfo as usize;
     dispose(&with_timer).unwrap();
     let several = [panics, allocates, formats, sleeps].map(|again| Target::spawn(|| (), again));
