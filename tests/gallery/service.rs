@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::{Builder, Runtime};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -9,14 +10,19 @@ use tower_stall::{Stall, StallMonitor};
 
 use super::{healthy, sick, support};
 
+/// One at a time, as some of the sick handlers keep the cores from everybody.
+static SERIAL: Mutex<()> = Mutex::new(());
+
 pub(crate) struct Service {
     monitor: StallMonitor,
     address: SocketAddr,
     _runtime: Runtime,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Service {
     pub(crate) fn start(signals: bool) -> Self {
+        let alone = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let builder = support::builder().runtime(runtime.handle().clone()).stack_signals(signals);
         let monitor = builder.spawn().unwrap();
@@ -24,7 +30,7 @@ impl Service {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, app).await });
-        Self { monitor, address, _runtime: runtime }
+        Self { monitor, address, _runtime: runtime, _alone: alone }
     }
 
     /// Asks, and waits for the whole answer.
