@@ -13,9 +13,10 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::routing::{get, get_service};
+use tokio::sync::oneshot;
 
 /// Several thresholds, so that a machine under load does not change the verdict.
-const NAP: Duration = Duration::from_millis(150);
+pub(crate) const NAP: Duration = Duration::from_millis(150);
 
 pub(crate) fn router() -> Router {
     Router::new()
@@ -56,7 +57,8 @@ async fn contended_mutex() {
         let _guard = held.lock();
         ready();
         thread::sleep(NAP);
-    });
+    })
+    .await;
     drop(mutex.lock()); // sick: contended-mutex
 }
 
@@ -67,7 +69,8 @@ async fn contended_rwlock() {
         let _guard = held.read();
         ready();
         thread::sleep(NAP);
-    });
+    })
+    .await;
     drop(lock.write()); // sick: contended-rwlock
 }
 
@@ -77,7 +80,8 @@ async fn channel_receive() {
         ready();
         thread::sleep(NAP);
         let _ = sender.send(());
-    });
+    })
+    .await;
     let _ = receiver.recv(); // sick: channel-receive
 }
 
@@ -102,7 +106,8 @@ async fn tcp_connect() {
         ready();
         thread::sleep(NAP);
         let _accepted = (listener.accept(), listener.accept());
-    });
+    })
+    .await;
     let _second = TcpStream::connect(address); // sick: tcp-connect
 }
 
@@ -308,11 +313,15 @@ fn own_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Runs something on a thread of its own, and waits until it says that it is ready.
-fn meanwhile(work: impl FnOnce(&dyn Fn()) + Send + 'static) {
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || work(&|| tell.send(()).unwrap()));
-    told.recv().unwrap();
+/// Runs something on a thread of its own, and waits until it says that it is ready: by `.await`, as that may take a while.
+async fn meanwhile(work: impl FnOnce(Box<dyn FnOnce()>) + Send + 'static) {
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        work(Box::new(move || {
+            let _ = tell.send(());
+        }));
+    });
+    told.await.unwrap();
 }
 
 /// A server whose first byte comes after a while.
