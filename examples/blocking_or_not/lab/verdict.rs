@@ -1,0 +1,165 @@
+//! What the layer should say of a scenario, and what it said.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tower_stall::{Cause, Stall};
+
+use super::clients::Answer;
+use super::experiment::Outcome;
+use super::handlers::marked;
+
+/// What the layer should say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Healthy,
+    Stalls(Culprit),
+    /// The same, and that timers and I/O of the whole runtime stood still.
+    Starves(Culprit),
+    /// The same, until another worker took them over.
+    Rescued(Culprit),
+    /// Stalls that never end; nobody has an answer.
+    Deadlock(Culprit),
+    /// No stall: the worker was given away.
+    HandedOff,
+    /// No stall: work waits for a thread of the blocking pool.
+    PoolIsFull,
+    /// No stall: the handler panics, and the client has no answer.
+    Panics,
+}
+
+/// Who is to be named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Culprit {
+    pub(crate) method: &'static str,
+    pub(crate) route: &'static str,
+    pub(crate) cause: Cause,
+    /// Any of these; none where it is empty.
+    pub(crate) syscalls: &'static [&'static str],
+    /// What its line is marked with.
+    pub(crate) mark: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    Right,
+    Wrong(String),
+    /// The machine kept the threads from their cores, and the layer says so: there is nothing to judge.
+    Disturbed,
+}
+
+/// What was told, stalls of one culprit together.
+pub(crate) struct Told<'a>(pub(crate) &'a Outcome);
+
+// === impl Verdict ===
+
+impl Verdict {
+    pub(crate) fn judge(&self, outcome: &Outcome) -> Judgement {
+        let (disturbed, stalls): (Vec<_>, Vec<_>) = outcome.stalls.iter().partition(|stall| is_machine(stall));
+        let missed = match self {
+            Self::Stalls(culprit) | Self::Starves(culprit) | Self::Rescued(culprit) | Self::Deadlock(culprit) => {
+                if let Some(other) = stalls.iter().find(|stall| !culprit.is(stall)) {
+                    return Judgement::Wrong(format!("{culprit:?} is not who is told of:\n{other}"));
+                }
+                stalls.is_empty()
+            }
+            _ => match stalls.first() {
+                Some(stall) => return Judgement::Wrong(format!("there should be none:\n{stall}")),
+                None => false,
+            },
+        };
+        match self.missing(outcome) {
+            None if !missed => Judgement::Right,
+            _ if !disturbed.is_empty() => Judgement::Disturbed,
+            missing => Judgement::Wrong(missing.unwrap_or("there is no stall").into()),
+        }
+    }
+
+    /// What should be told of besides the stalls, and is not.
+    fn missing(&self, outcome: &Outcome) -> Option<&'static str> {
+        let all = |answer| outcome.answers.iter().all(|seen| *seen == answer);
+        let (is_there, what) = match self {
+            Self::Healthy | Self::Stalls(_) => (true, ""),
+            Self::Starves(_) => (outcome.stalls.iter().any(Stall::is_io_starved), "starvation is not told of"),
+            Self::Rescued(_) => (outcome.rescues > 0, "no rescue is told of"),
+            Self::Deadlock(_) => (all(Answer::Never), "there were answers"),
+            Self::HandedOff => (outcome.handed_off > 0, "no poll was handed off"),
+            Self::PoolIsFull => (outcome.pool_delay > Duration::from_millis(25), "the pool has no delay"),
+            Self::Panics => (all(Answer::Failed), "there were answers"),
+        };
+        (!is_there).then_some(what)
+    }
+}
+
+// === impl Culprit ===
+
+impl Culprit {
+    fn is(&self, stall: &Stall) -> bool {
+        let syscall = match stall.syscall() {
+            Some(call) => self.syscalls.contains(&call),
+            None => self.syscalls.is_empty(),
+        };
+        let names = (stall.method(), stall.route(), stall.cause()) == (self.method, self.route, self.cause);
+        names && syscall && self.has_line(stall)
+    }
+
+    /// Who sleeps is at the line itself, who runs is somewhere inside the call there.
+    fn has_line(&self, stall: &Stall) -> bool {
+        let mut lines =
+            stall.frames().iter().filter(|frame| frame.is_application()).filter_map(|frame| frame.location());
+        let is_marked = |location: &tower_stall::Location| {
+            location.file().ends_with("lab/handlers.rs") && Some(location.line()) == marked(self.mark)
+        };
+        if self.cause == Cause::Cpu { lines.any(is_marked) } else { stall.location().is_some_and(is_marked) }
+    }
+}
+
+fn is_machine(stall: &Stall) -> bool {
+    matches!(stall.cause(), Cause::Preempted | Cause::Paused)
+}
+
+// === impl Told ===
+
+impl Told<'_> {
+    fn lines(&self) -> Vec<String> {
+        let mut culprits = BTreeMap::<String, (usize, Duration)>::new();
+        for stall in &self.0.stalls {
+            let (count, stolen) = culprits.entry(culprit(stall)).or_default();
+            (*count, *stolen) = (*count + 1, *stolen + stall.duration());
+        }
+        let stalls = culprits
+            .into_iter()
+            .map(|(culprit, (count, stolen))| format!("{culprit}: {count} of {:.2} s together", stolen.as_secs_f64()));
+        let more = [
+            (self.0.handed_off > 0).then(|| format!("{} polls handed off", self.0.handed_off)),
+            (!self.0.pool_delay.is_zero())
+                .then(|| format!("blocking-pool delay {:.2} s", self.0.pool_delay.as_secs_f64())),
+            (self.0.rescues > 0).then(|| format!("{} rescues", self.0.rescues)),
+        ];
+        stalls.chain(more.into_iter().flatten()).collect()
+    }
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.lines();
+        f.write_str(if lines.is_empty() { "nothing".into() } else { lines.join("; ") }.as_str())
+    }
+}
+
+fn culprit(stall: &Stall) -> String {
+    let mut text = format!("{} {} {}", stall.method(), stall.route(), stall.cause().as_str());
+    if let Some(call) = stall.syscall() {
+        text += &format!(" in {call}");
+    }
+    if let Some(location) = stall.location() {
+        let file = location.file().rsplit('/').next().unwrap_or_default();
+        text += &format!(" at {file}:{}", location.line());
+    }
+    if stall.is_in_progress() {
+        text += ", still going on";
+    }
+    text
+}
