@@ -13,7 +13,7 @@ Usage: cargo run --release --example blocking_or_not -- [OPTIONS]
 
 Options:
   --only N         runs the scenarios of that number, such as 3 or 3b [default: all]
-  --sleep-ms N     how long a slow request takes, from 200 on [default: 400]
+  --sleep-ms N     how long a slow request takes, from 200 on [default: 300]
   --runtime KIND   current-thread or multi-thread [default: those that show most]
   --workers N      worker threads of multi-thread [default: 2]
   --rescue WHAT    on or off [default: as the scenario has it]
@@ -51,7 +51,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             only: None,
-            sleep: Duration::from_millis(400),
+            sleep: Duration::from_millis(300),
             runtime: None,
             workers: None,
             rescue: None,

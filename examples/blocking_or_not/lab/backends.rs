@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -23,9 +23,11 @@ pub(crate) struct Upstream {
     _end: Arc<oneshot::Sender<()>>,
 }
 
-/// A database in a file of its own, which is removed with it.
+/// A database that a nightly job, on a thread of its own, has locked. In a file of its own, which is removed with it.
 pub(crate) struct Database {
     file: PathBuf,
+    /// Tells the job how much longer it takes.
+    job: mpsc::Sender<Duration>,
 }
 
 // === impl Upstream ===
@@ -50,29 +52,22 @@ impl Upstream {
 // === impl Database ===
 
 impl Database {
-    /// A database that a nightly job, on a thread of its own, has locked, for this long from now on.
-    pub(crate) async fn locked_for(nap: Duration) -> Result<Self, Failure> {
-        let database = Self::in_a_new_file();
+    pub(crate) async fn locked() -> Result<Self, Failure> {
+        let (job, rest) = mpsc::channel();
+        let database = Self { file: new_file(), job };
         let file = database.file.clone();
         let (locked, is_locked) = oneshot::channel();
-        let job = move || nightly_job(&file, nap, locked);
-        thread::Builder::new().name("nightly-job".into()).spawn(job)?;
+        thread::Builder::new().name("nightly-job".into()).spawn(move || nightly_job(&file, locked, &rest))?;
         is_locked.await?;
         Ok(database)
     }
 
-    /// Does not wait for anybody.
-    pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
+    /// Connects while the job goes on for this long. Does not wait for anybody.
+    pub(crate) fn connect(&self, rest: Duration) -> Result<Connection, Failure> {
         let connection = Connection::open(&self.file)?;
         connection.busy_timeout(Duration::from_secs(60))?;
+        self.job.send(rest)?;
         Ok(connection)
-    }
-
-    fn in_a_new_file() -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tower-stall-{}-{number}.db", std::process::id());
-        Self { file: std::env::temp_dir().join(name) }
     }
 }
 
@@ -83,11 +78,18 @@ impl Drop for Database {
     }
 }
 
+fn new_file() -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("tower-stall-{}-{number}.db", std::process::id()))
+}
+
 /// Whoever waits for the lock is told by the loss of the sender, should the job fail.
-fn nightly_job(file: &Path, nap: Duration, locked: oneshot::Sender<()>) -> rusqlite::Result<()> {
+fn nightly_job(file: &Path, locked: oneshot::Sender<()>, rest: &mpsc::Receiver<Duration>) -> rusqlite::Result<()> {
     let connection = Connection::open(file)?;
     connection.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE visits (at INTEGER); BEGIN EXCLUSIVE")?;
     let _ = locked.send(());
-    thread::sleep(nap);
+    // A request that was dropped needs no lock any more.
+    thread::sleep(rest.recv().unwrap_or_default());
     connection.execute_batch("COMMIT")
 }

@@ -59,6 +59,8 @@ pub(crate) struct Seen {
 /// A bystander who waits longer than this is delayed.
 const DELAYED: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(20);
+/// Bystanders come this long after the clients, and those come when nobody else is served.
+const LEAD: Duration = Duration::from_millis(40);
 const KEPT_ALIVE: usize = 4;
 
 pub(crate) async fn ask_once(service: SocketAddr, path: &str) -> Result<String, Failure> {
@@ -89,24 +91,24 @@ impl Connection {
 // === impl Answer ===
 
 impl Answer {
-    pub(crate) async fn to(request: impl Future<Output = Result<String, Failure>>, patience: Duration) -> Self {
-        let asked = Instant::now();
+    /// The answer to a request of a client that came at that time.
+    pub(crate) async fn to(
+        request: impl Future<Output = Result<String, Failure>>,
+        asked: Instant,
+        patience: Duration,
+    ) -> Self {
         match time::timeout(patience, request).await {
             Ok(Ok(_)) => Self::After(asked.elapsed()),
             Ok(Err(_)) => Self::Failed,
             Err(_) => Self::Never,
         }
     }
-
-    pub(crate) fn time(self) -> Option<Duration> {
-        if let Self::After(time) = self { Some(time) } else { None }
-    }
 }
 
 // === impl Bystanders ===
 
 impl Bystanders {
-    /// From now on. The kept-alive connections have had an answer already.
+    /// Begins in a moment, for the clients to be first. The kept-alive connections have had an answer already.
     pub(crate) async fn start(service: SocketAddr) -> Result<Self, Failure> {
         let (end, _) = watch::channel(false);
         let mut kept_alive = Vec::new();
@@ -134,6 +136,7 @@ impl Bystanders {
 /// The delays of a bystander who asks, waits, and asks again after a pause.
 async fn ask_again_and_again(mut connection: Connection, mut end: watch::Receiver<bool>) -> Vec<Duration> {
     let mut delays = Vec::new();
+    time::sleep(LEAD).await;
     while !*end.borrow() {
         delays.push(delay(connection.ask("/hello"), &mut end).await);
         time::sleep(PAUSE).await;
@@ -144,7 +147,7 @@ async fn ask_again_and_again(mut connection: Connection, mut end: watch::Receive
 /// The delays of bystanders who come at a steady pace, whether those before have their answers or not.
 async fn ask_on_fresh_connections(service: SocketAddr, end: watch::Receiver<bool>) -> Vec<Duration> {
     let mut bystanders = JoinSet::new();
-    let mut pace = time::interval(PAUSE);
+    let mut pace = time::interval_at(time::Instant::now() + LEAD, PAUSE);
     while !*end.borrow() {
         pace.tick().await;
         let mut end = end.clone();

@@ -12,7 +12,7 @@ use super::clients::{Answer, Bystanders, Connection, Seen, ask_once};
 use super::scenario::Scenario;
 use super::scrape::Scrape;
 use super::service::{Flavor, Service, Setup};
-use super::verdict::{Judgement, Verdict};
+use super::verdict::{DELAYED, Judgement, Verdict};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Experiment {
@@ -100,8 +100,9 @@ impl Experiment {
             Verdict::Deadlock(_) => nap * 4,
             _ => Duration::from_secs(60),
         };
+        let connections = self.connections(service).await?;
         let bystanders = Bystanders::start(service.address).await?;
-        let mut answers = self.ask(service, patience).await?;
+        let mut answers = self.ask(service, connections, patience).await?;
         while service.app.has_jobs() {
             time::sleep(Duration::from_millis(1)).await;
         }
@@ -109,22 +110,38 @@ impl Experiment {
         Ok(Outcome { bystanders: bystanders.end().await?, ..Outcome::of(answers) })
     }
 
-    async fn ask(&self, service: &Service, patience: Duration) -> Result<Vec<Answer>, Failure> {
-        let Scenario { path, first, kept_alive, .. } = *self.scenario;
+    /// Those of clients that have been served before.
+    async fn connections(&self, service: &Service) -> Result<Vec<Connection>, Failure> {
+        let mut connections = Vec::new();
+        while self.scenario.kept_alive && connections.len() < self.clients {
+            let mut connection = Connection::open(service.address).await?;
+            connection.ask("/hello").await?;
+            connections.push(connection);
+        }
+        Ok(connections)
+    }
+
+    async fn ask(
+        &self,
+        service: &Service,
+        mut connections: Vec<Connection>,
+        patience: Duration,
+    ) -> Result<Vec<Answer>, Failure> {
+        let Scenario { path, first, .. } = *self.scenario;
+        let asked = Instant::now();
         let mut paths = first.into_iter().chain(std::iter::repeat(path)).take(self.clients);
         let first = match first {
-            Some(_) => Some(lock(service, paths.next().unwrap_or(path), patience).await),
+            Some(_) => Some(lock(service, paths.next().unwrap_or(path), asked, patience).await),
             None => None,
         };
         let mut clients = JoinSet::new();
         for path in paths {
-            if kept_alive {
-                let mut connection = Connection::open(service.address).await?;
-                connection.ask("/hello").await?;
-                clients.spawn(Answer::to(async move { connection.ask(path).await }, patience));
-            } else {
-                clients.spawn(Answer::to(ask_once(service.address, path), patience));
-            }
+            match connections.pop() {
+                Some(mut connection) => {
+                    clients.spawn(Answer::to(async move { connection.ask(path).await }, asked, patience))
+                }
+                None => clients.spawn(Answer::to(ask_once(service.address, path), asked, patience)),
+            };
         }
         let mut answers = clients.join_all().await;
         if let Some(first) = first {
@@ -135,7 +152,8 @@ impl Experiment {
 
     /// The blocking pool is asked only now and then.
     fn waits_for_a_probe(&self, service: &Service, metrics: &Scrape) -> bool {
-        matches!(self.scenario.verdict, Verdict::PoolIsFull) && self.counts(service, metrics).pool_delay < 0.025
+        matches!(self.scenario.verdict, Verdict::PoolIsFull)
+            && self.counts(service, metrics).pool_delay < DELAYED.as_secs_f64()
     }
 
     fn counts(&self, service: &Service, metrics: &Scrape) -> Counts {
@@ -149,8 +167,8 @@ impl Experiment {
 }
 
 /// Asks, and returns when the lock is held on account of that.
-async fn lock(service: &Service, path: &'static str, patience: Duration) -> JoinHandle<Answer> {
-    let holder = tokio::spawn(Answer::to(ask_once(service.address, path), patience));
+async fn lock(service: &Service, path: &'static str, asked: Instant, patience: Duration) -> JoinHandle<Answer> {
+    let holder = tokio::spawn(Answer::to(ask_once(service.address, path), asked, patience));
     while !service.app.is_ledger_locked() && !holder.is_finished() {
         time::sleep(Duration::from_millis(1)).await;
     }

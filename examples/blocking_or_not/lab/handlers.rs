@@ -211,13 +211,13 @@ fn fetch(upstream: &Upstream) -> Answer<String> {
 }
 
 async fn database(State(app): State<App>) -> Answer {
-    let database = Database::locked_for(app.nap).await.map_err(failed)?;
-    insert(&database.connect().map_err(failed)?)
+    let database = Database::locked().await.map_err(failed)?;
+    insert(&database.connect(app.nap).map_err(failed)?)
 }
 
 async fn database_spawn_blocking(State(app): State<App>) -> Answer {
-    let database = Database::locked_for(app.nap).await.map_err(failed)?;
-    elsewhere(move || insert(&database.connect().map_err(failed)?)).await?
+    let database = Database::locked().await.map_err(failed)?;
+    elsewhere(move || insert(&database.connect(app.nap).map_err(failed)?)).await?
 }
 
 fn insert(database: &Connection) -> Answer {

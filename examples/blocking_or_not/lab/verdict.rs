@@ -10,6 +10,9 @@ use super::clients::Answer;
 use super::experiment::Outcome;
 use super::handlers::marked;
 
+/// Less than that is no delay of the blocking pool.
+pub(crate) const DELAYED: Duration = Duration::from_millis(25);
+
 /// What the layer should say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict {
@@ -46,7 +49,7 @@ pub(crate) struct Culprit {
 pub(crate) enum Judgement {
     Right,
     Wrong(String),
-    /// The machine kept the threads from their cores, and the layer says so: there is nothing to judge.
+    /// The machine kept threads from their cores, and the layer says so: there is nothing to judge.
     Disturbed,
 }
 
@@ -57,7 +60,7 @@ pub(crate) struct Told<'a>(pub(crate) &'a Outcome);
 
 impl Verdict {
     pub(crate) fn judge(&self, outcome: &Outcome) -> Judgement {
-        let (disturbed, stalls): (Vec<_>, Vec<_>) = outcome.stalls.iter().partition(|stall| is_machine(stall));
+        let (disturbed, stalls): (Vec<_>, Vec<_>) = outcome.stalls.iter().partition(|stall| is_disturbed(stall));
         let missed = match self {
             Self::Stalls(culprit) | Self::Starves(culprit) | Self::Rescued(culprit) | Self::Deadlock(culprit) => {
                 if let Some(other) = stalls.iter().find(|stall| !culprit.is(stall)) {
@@ -86,7 +89,7 @@ impl Verdict {
             Self::Rescued(_) => (outcome.rescues > 0, "no rescue is told of"),
             Self::Deadlock(_) => (all(Answer::Never), "there were answers"),
             Self::HandedOff => (outcome.handed_off > 0, "no poll was handed off"),
-            Self::PoolIsFull => (outcome.pool_delay > Duration::from_millis(25), "the pool has no delay"),
+            Self::PoolIsFull => (outcome.pool_delay >= DELAYED, "the pool has no delay"),
             Self::Panics => (all(Answer::Failed), "there were answers"),
         };
         (!is_there).then_some(what)
@@ -116,8 +119,13 @@ impl Culprit {
     }
 }
 
-fn is_machine(stall: &Stall) -> bool {
-    matches!(stall.cause(), Cause::Preempted | Cause::Paused)
+/// Whether the machine is to blame, or has kept a thread that computes from its core whenever it should show its stack.
+fn is_disturbed(stall: &Stall) -> bool {
+    match stall.cause() {
+        Cause::Preempted | Cause::Paused => true,
+        Cause::Cpu => stall.frames().is_empty(),
+        _ => false,
+    }
 }
 
 // === impl Told ===
@@ -134,7 +142,7 @@ impl Told<'_> {
             .map(|(culprit, (count, stolen))| format!("{culprit}: {count} of {:.2} s together", stolen.as_secs_f64()));
         let more = [
             (self.0.handed_off > 0).then(|| format!("{} polls handed off", self.0.handed_off)),
-            (!self.0.pool_delay.is_zero())
+            (self.0.pool_delay >= DELAYED)
                 .then(|| format!("blocking-pool delay {:.2} s", self.0.pool_delay.as_secs_f64())),
             (self.0.rescues > 0).then(|| format!("{} rescues", self.0.rescues)),
         ];
