@@ -18,6 +18,7 @@ mod table;
 #[path = "../common/value.rs"]
 mod value;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -43,9 +44,9 @@ fn main() -> ExitCode {
 /// Runs the experiments, and fails if the layer says of one what it should not.
 fn run(options: &Options) -> Result<(), Failure> {
     let clients = Flavor::CurrentThread.runtime(1)?;
-    let mut wrong = Vec::new();
+    let (experiments, mut wrong) = (experiments(options)?, Vec::new());
     say(&table::heading())?;
-    for experiment in experiments(options)? {
+    for experiment in experiments {
         let (outcome, judgement) = clients.block_on(experiment.judged(options.sleep, options.rescue))?;
         say(&table::line(&experiment, &outcome, &judgement))?;
         if let Judgement::Wrong(why) = judgement {
@@ -75,10 +76,17 @@ fn serve(options: &Options) -> Result<(), Failure> {
     let setup = Setup { flavor, nap: options.sleep, rescue: options.rescue.unwrap_or(true), blocking_threads: 512 };
     let service = Service::start(setup, address)?;
     say(&format!("http://{} on {flavor}, metrics at http://{}/metrics", service.address, lab::metrics()?))?;
-    SCENARIOS
-        .iter()
-        .try_for_each(|scenario| say(&format!("{:<4} {:<26} {}", scenario.number, scenario.path, scenario.what)))?;
+    routes().into_iter().try_for_each(|(path, what)| say(&format!("{path:<26} {what}")))?;
     forever()
+}
+
+/// Each path once, with the first scenario that asks for it.
+fn routes() -> BTreeMap<&'static str, &'static str> {
+    let scenarios = SCENARIOS.iter().rev();
+    scenarios
+        .flat_map(|scenario| [Some(scenario.path), scenario.first].map(|path| Some((path?, scenario.what))))
+        .flatten()
+        .collect()
 }
 
 fn forever() -> ! {

@@ -16,6 +16,8 @@ pub(crate) use self::experiment::{Experiment, Outcome};
 pub(crate) use self::handlers::bare;
 pub(crate) use self::scenario::Scenario;
 pub(crate) use self::service::{Flavor, Service, Setup, metrics, serve};
-pub(crate) use self::verdict::{Culprit, Judgement, Told, Verdict};
+#[allow(unused_imports, reason = "the tests put wrong ones to the proof")]
+pub(crate) use self::verdict::{Culprit, Verdict};
+pub(crate) use self::verdict::{Judgement, Told};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

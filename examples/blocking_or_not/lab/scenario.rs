@@ -68,7 +68,7 @@ impl Scenario {
         let (workers, is_current_thread) = (flavor.workers(), flavor == Flavor::CurrentThread);
         match self.verdict {
             Verdict::Panics if !is_current_thread => vec![],
-            Verdict::HandedOff if is_current_thread => vec![],
+            Verdict::HandedOff | Verdict::PartlyHandedOff(_) if is_current_thread => vec![],
             Verdict::Starves(_) | Verdict::Rescued(_) if workers < 2 => vec![],
             Verdict::Starves(_) | Verdict::Rescued(_) => vec![1],
             Verdict::Deadlock(_) => vec![workers + 1],
