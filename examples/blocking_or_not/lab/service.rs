@@ -101,13 +101,11 @@ impl Service {
         let told = |metrics: &Scrape| metrics.sum("tower_stall_duration_seconds_count", &[("route", &route)]);
         let before = told(&self.scrape().await?);
         clients::ask_once(self.address, &route).await?;
-        loop {
-            let metrics = self.scrape().await?;
-            if told(&metrics) > before {
-                return Ok(metrics);
-            }
+        while told(&self.scrape().await?) == before {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // Once more: an exporter reads its counters before its histograms, and both may move in between.
+        self.scrape().await
     }
 
     pub(crate) async fn scrape(&self) -> Result<Scrape, Failure> {
