@@ -8,7 +8,7 @@ const WIDTHS: [usize; 7] = [3, 40, 14, 7, 39, 18, 18];
 
 pub(crate) fn heading() -> String {
     let names =
-        row(["#", "what is done", "runtime", "clients", "answered after (s)", "others delayed", "kept-alive hit"]
+        row(&["#", "what is done", "runtime", "clients", "answered after (s)", "others delayed", "kept-alive hit"]
             .map(str::to_owned));
     let rule = WIDTHS.map(|width| "-".repeat(width + 2)).join("|");
     format!("{names}as expected | told by the layer |\n|{rule}|-------------|---|")
@@ -16,7 +16,7 @@ pub(crate) fn heading() -> String {
 
 pub(crate) fn line(experiment: &Experiment, outcome: &Outcome, judgement: &Judgement) -> String {
     let scenario = experiment.scenario;
-    let cells = row([
+    let cells = row(&[
         scenario.number.to_owned(),
         scenario.what.to_owned(),
         experiment.flavor.to_string(),
@@ -29,7 +29,7 @@ pub(crate) fn line(experiment: &Experiment, outcome: &Outcome, judgement: &Judge
     format!("{cells}{:<11} | {} |", verdict(judgement), Told(outcome))
 }
 
-fn row(cells: [String; 7]) -> String {
+fn row(cells: &[String; 7]) -> String {
     let padded = cells.iter().zip(WIDTHS).map(|(cell, width)| format!("| {cell:<width$} "));
     padded.collect::<String>() + "| "
 }
