@@ -23,6 +23,8 @@ pub(crate) struct Experiment {
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    /// How long what was slow took.
+    pub(crate) nap: Duration,
     /// In the order they came, each round by itself.
     pub(crate) answers: Vec<Answer>,
     pub(crate) bystanders: Seen,
@@ -56,7 +58,7 @@ impl Experiment {
 
     /// Runs on the clients' runtime; the service has one of its own. Where the machine disturbs it, it is run again.
     pub(crate) async fn judged(&self, nap: Duration, rescue: Option<bool>) -> Result<(Outcome, Judgement), Failure> {
-        const TRIES: usize = 10;
+        const TRIES: usize = 40;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -107,7 +109,7 @@ impl Experiment {
             time::sleep(Duration::from_millis(1)).await;
         }
         answers.sort_unstable();
-        Ok(Outcome { bystanders: bystanders.end().await?, ..Outcome::of(answers) })
+        Ok(Outcome { bystanders: bystanders.end().await?, ..Outcome::of(nap, answers) })
     }
 
     /// Those of clients that have been served before.
@@ -178,8 +180,9 @@ async fn lock(service: &Service, path: &'static str, asked: Instant, patience: D
 // === impl Outcome ===
 
 impl Outcome {
-    fn of(answers: Vec<Answer>) -> Self {
+    fn of(nap: Duration, answers: Vec<Answer>) -> Self {
         Self {
+            nap,
             answers,
             bystanders: Seen::default(),
             stalls: Vec::new(),

@@ -63,7 +63,8 @@ pub(crate) struct Told<'a>(pub(crate) &'a Outcome);
 
 impl Verdict {
     pub(crate) fn judge(&self, outcome: &Outcome) -> Judgement {
-        let (disturbed, stalls): (Vec<_>, Vec<_>) = outcome.stalls.iter().partition(|stall| is_disturbed(stall));
+        let (disturbed, stalls): (Vec<_>, Vec<_>) =
+            outcome.stalls.iter().partition(|stall| is_disturbed(stall, outcome.nap));
         let missed = match self {
             Self::Stalls(culprit) | Self::Starves(culprit) | Self::Rescued(culprit) | Self::Deadlock(culprit) => {
                 if let Some(other) = stalls.iter().find(|stall| !culprit.is(stall)) {
@@ -123,12 +124,13 @@ impl Culprit {
     }
 }
 
-/// Whether the machine is to blame, or has kept a thread that computes from its core whenever it should show its stack.
-fn is_disturbed(stall: &Stall) -> bool {
+/// Whether the machine is to blame, has kept a thread that computes from its core whenever it should show its stack, or has kept
+/// somebody else from it for a moment: on an overloaded one, whoever has a lock inside tokio may not get to give it back.
+fn is_disturbed(stall: &Stall, nap: Duration) -> bool {
     match stall.cause() {
         Cause::Preempted | Cause::Paused => true,
-        Cause::Cpu => stall.frames().is_empty(),
-        _ => false,
+        Cause::Cpu if stall.frames().is_empty() => true,
+        _ => stall.duration() < nap / 2 && !stall.is_in_progress(),
     }
 }
 
