@@ -2,7 +2,8 @@
 # What the layer costs in requests per second, by ApacheBench: /hello bare and with the layer, on 1 and on 2 workers.
 #
 # The servers stay up together and are asked in turn, so that whatever else the machine does meets all of them alike. ApacheBench takes
-# cores from the server: read the ratio, not the requests per second.
+# cores from the server: read the ratio, not the requests per second. Where the machine has other things to do, the CPU time that the
+# server takes for a request (of all its threads, from /proc) says more than either.
 #
 #   REQUESTS=5000 ROUNDS=5 CONCURRENCIES="1 500 1000" examples/blocking_or_not/ab.sh
 set -eu
@@ -33,8 +34,10 @@ trap 'exit 1' INT TERM
 start() {
     name=$1
     shift
+    : >"$work/$name.out"
     "$server" --serve --port 0 "$@" >"$work/$name.out" 2>"$work/$name.err" &
     servers="$servers $!"
+    echo $! >"$work/$name.pid"
     until grep -q '^http://' "$work/$name.out"; do
         kill -0 $! 2>/dev/null || { cat "$work/$name.err" >&2; exit 1; }
         sleep 0.1
@@ -42,11 +45,21 @@ start() {
     sed -n '1s|^http://\([0-9.:]*\).*|\1|p' "$work/$name.out" >"$work/$name.address"
 }
 
-# Requests per second of one run.
+# CPU time of a server so far, in ticks.
+cpu() { awk '{ print $14 + $15 }' "/proc/$(cat "$work/$1.pid")/stat" 2>/dev/null || echo 0; }
+
+# Requests per second of one run. Adds its CPU time to a file.
 measure() {
+    before=$(cpu "$1")
     ab -q -n "$requests" -c "$2" "http://$(cat "$work/$1.address")/hello" >"$work/ab" 2>&1 || { cat "$work/ab" >&2; exit 1; }
+    echo $(($(cpu "$1") - before)) >>"$work/$1-$2.cpu"
     awk '/^Failed requests/ && $3 > 0 { print "failed requests: " $3 > "/dev/stderr"; exit 1 }
         /^Requests per second/ { print $4 }' "$work/ab"
+}
+
+# Microseconds of CPU for a request.
+per_request() {
+    awk -v hz="$(getconf CLK_TCK)" -v requests="$requests" '{ sum += $1 } END { printf "%.1f", sum * 1e6 / hz / requests / NR }' "$1.cpu"
 }
 
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'; }
@@ -74,14 +87,14 @@ while [ "$round" -lt "$rounds" ]; do
     done
 done
 
-echo "| workers | concurrency | bare, requests/s | with the layer | with/without | ratio, lowest to highest round |"
-echo "|--:|--:|--:|--:|--:|--:|"
+echo "| workers | concurrency | bare, requests/s | with the layer | with/without | lowest to highest round | bare, CPU µs/request | with the layer |"
+echo "|--:|--:|--:|--:|--:|--:|--:|--:|"
 for workers in 1 2; do
     for concurrency in $concurrencies; do
         bare=$work/bare-$workers-$concurrency layer=$work/layer-$workers-$concurrency
         paste "$layer" "$bare" | awk '{ printf "%.4f\n", $1 / $2 }' | sort -n >"$work/ratios"
-        echo "$(median "$bare") $(median "$layer") $(median "$work/ratios") $(head -1 "$work/ratios") $(tail -1 "$work/ratios")" |
+        echo "$(median "$bare") $(median "$layer") $(median "$work/ratios") $(head -1 "$work/ratios") $(tail -1 "$work/ratios") $(per_request "$bare") $(per_request "$layer")" |
             awk -v workers="$workers" -v concurrency="$concurrency" \
-                '{ printf "| %s | %s | %.0f | %.0f | %.2f | %.2f to %.2f |\n", workers, concurrency, $1, $2, $3, $4, $5 }'
+                '{ printf "| %s | %s | %.0f | %.0f | %.2f | %.2f to %.2f | %s | %s |\n", workers, concurrency, $1, $2, $3, $4, $5, $6, $7 }'
     done
 done

@@ -63,25 +63,32 @@ pub(crate) struct Told<'a>(pub(crate) &'a Outcome);
 
 impl Verdict {
     pub(crate) fn judge(&self, outcome: &Outcome) -> Judgement {
-        let (disturbed, stalls): (Vec<_>, Vec<_>) =
-            outcome.stalls.iter().partition(|stall| is_disturbed(stall, outcome.nap));
-        let missed = match self {
-            Self::Stalls(culprit) | Self::Starves(culprit) | Self::Rescued(culprit) | Self::Deadlock(culprit) => {
-                if let Some(other) = stalls.iter().find(|stall| !culprit.is(stall)) {
-                    return Judgement::Wrong(format!("{culprit:?} is not who is told of:\n{other}"));
-                }
-                stalls.is_empty()
-            }
-            Self::PartlyHandedOff(route) if stalls.iter().all(|stall| stall.route() == *route) => false,
-            _ => match stalls.first() {
-                Some(stall) => return Judgement::Wrong(format!("there should be none:\n{stall}")),
-                None => false,
-            },
+        let culprit = self.culprit();
+        let is_culprit = |stall: &Stall| culprit.is_some_and(|culprit| culprit.is(stall));
+        let is_allowed = |stall: &Stall| match self {
+            Self::PartlyHandedOff(route) => stall.route() == *route,
+            _ => is_culprit(stall),
         };
+        let (told, others): (Vec<_>, Vec<_>) = outcome.stalls.iter().partition(|stall| is_allowed(stall));
+        let (disturbed, wrong): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|stall| is_disturbed(stall, outcome.nap));
+        if let Some(wrong) = wrong.first() {
+            return Judgement::Wrong(format!("{self:?} is not what is told:\n{wrong}"));
+        }
+        let missed = culprit.is_some() && told.is_empty();
         match self.missing(outcome) {
             None if !missed => Judgement::Right,
             _ if !disturbed.is_empty() => Judgement::Disturbed,
             missing => Judgement::Wrong(missing.unwrap_or("there is no stall").into()),
+        }
+    }
+
+    fn culprit(&self) -> Option<&Culprit> {
+        match self {
+            Self::Stalls(culprit) | Self::Starves(culprit) | Self::Rescued(culprit) | Self::Deadlock(culprit) => {
+                Some(culprit)
+            }
+            _ => None,
         }
     }
 
@@ -124,13 +131,13 @@ impl Culprit {
     }
 }
 
-/// Whether the machine is to blame, has kept a thread that computes from its core whenever it should show its stack, or has kept
-/// somebody else from it for a moment: on an overloaded one, whoever has a lock inside tokio may not get to give it back.
+/// Whether the machine is to blame, or has kept the layer from seeing why, or has kept somebody from a core for a moment: on an
+/// overloaded one, whoever has a lock inside tokio may not get to give it back. A false alarm about slow work would last as long as that.
 fn is_disturbed(stall: &Stall, nap: Duration) -> bool {
     match stall.cause() {
-        Cause::Preempted | Cause::Paused => true,
+        Cause::Preempted | Cause::Paused | Cause::Unknown => true,
         Cause::Cpu if stall.frames().is_empty() => true,
-        _ => stall.duration() < nap / 2 && !stall.is_in_progress(),
+        _ => stall.duration() < nap.mul_f64(0.9) && !stall.is_in_progress(),
     }
 }
 
