@@ -66,7 +66,6 @@ impl Database {
     pub(crate) fn connect(&self, rest: Duration) -> Result<Connection, Failure> {
         let connection = Connection::open(&self.file)?;
         connection.busy_timeout(Duration::from_secs(60))?;
-        connection.pragma_update(None, "synchronous", "off")?;
         self.job.send(rest)?;
         Ok(connection)
     }
