@@ -131,14 +131,19 @@ impl Culprit {
     }
 }
 
-/// Whether the machine is to blame, or has kept the layer from seeing why or where, or has kept somebody from a core for a moment: on
-/// an overloaded one, whoever has a lock inside tokio may not get to give it back. A false alarm about slow work would last as long as that.
+/// Whether the machine is to blame, or has kept the layer from seeing why or where, or has kept somebody from a core for a moment.
+/// A false alarm about slow work would last as long as that.
 fn is_disturbed(stall: &Stall, nap: Duration) -> bool {
     match stall.cause() {
         Cause::Preempted | Cause::Paused | Cause::Unknown => true,
-        _ if stall.frames().is_empty() => true,
+        _ if stall.frames().is_empty() || waits_for_the_pool(stall) => true,
         _ => stall.duration() < nap.mul_f64(0.9) && !stall.is_in_progress(),
     }
+}
+
+/// tokio starts threads of the blocking pool while it has the pool's lock, which an overloaded machine may draw out.
+fn waits_for_the_pool(stall: &Stall) -> bool {
+    stall.frames().iter().any(|frame| frame.function().contains("tokio::runtime::blocking::pool"))
 }
 
 // === impl Told ===
