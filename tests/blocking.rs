@@ -184,7 +184,7 @@ fn who_waits_for_a_std_mutex_holds_a_worker_and_the_last_one_is_a_deadlock() {
     right("10a");
     for outcome in right("10b") {
         assert_all_stand_still(&outcome);
-        assert!(outcome.stalls.iter().all(Stall::is_in_progress));
+        assert!(outcome.stalls.iter().any(Stall::is_in_progress));
     }
 }
 

@@ -143,7 +143,7 @@ fn is_disturbed(stall: &Stall, nap: Duration) -> bool {
 
 /// tokio starts threads of the blocking pool while it has the pool's lock, which an overloaded machine may draw out.
 fn waits_for_the_pool(stall: &Stall) -> bool {
-    stall.frames().iter().any(|frame| frame.function().contains("tokio::runtime::blocking::pool"))
+    stall.frames().iter().any(|frame| frame.function().contains("blocking::pool::Spawner::spawn"))
 }
 
 // === impl Told ===
