@@ -157,6 +157,33 @@ fn each_of_several_polls_inside_one_is_told_and_the_outer_for_its_own_time_only(
     assert!(own + third <= both + Duration::from_millis(1), "{third:?} was told twice: {own:?} of {both:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_an_unmeasured_task_steals_is_told_once() {
+    let runtime = runtime(1);
+    let monitor = monitor(&runtime);
+    // From now on it is known which thread the worker is.
+    runtime.block_on(runtime.spawn(monitor.instrument("first", async {}))).unwrap();
+    let unmeasured = runtime.spawn(async {
+        let began = Instant::now();
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(300));
+            // For the watchdog to see that it is awake.
+            let awake = Instant::now();
+            while awake.elapsed() < Duration::from_millis(30) {}
+        }
+        began.elapsed()
+    });
+    let took = runtime.block_on(unmeasured).unwrap();
+    let last = monitor.instrument("last", async { thread::sleep(Duration::from_millis(100)) });
+    runtime.block_on(runtime.spawn(last)).unwrap();
+    eventually("the last one is told", || monitor.recent_stalls().iter().any(|stall| stall.route() == "last"));
+    let stalls = monitor.recent_stalls();
+    let told = stalls.iter().filter(|stall| stall.route() == "unattributed").map(Stall::duration);
+    let told: Duration = told.sum();
+    assert!(Duration::ZERO < told && told <= took, "{told:?} of {took:?}: {stalls:#?}");
+}
+
 #[test]
 fn past_several_doublings_at_once_there_is_one_report() {
     let runtime = runtime(1);

@@ -7,6 +7,8 @@
 //! clients' runtime; the metrics' server; and the main thread, which draws.
 
 mod backends;
+#[path = "../common/burn.rs"]
+mod burn;
 mod flame;
 mod options;
 mod page;
@@ -16,6 +18,8 @@ mod service;
 mod sick;
 mod table;
 mod traffic;
+#[path = "../common/value.rs"]
+mod value;
 mod work;
 
 use std::error::Error;

@@ -1,11 +1,10 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+
+use crate::value::Value;
 
 pub(crate) const HELP: &str = "\
 An axum service with good routes and bad ones, watched by tower-stall, under traffic of its own.
@@ -44,12 +43,6 @@ pub(crate) struct Options {
     pub(crate) deadlock: bool,
     pub(crate) flamegraph: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
-}
-
-/// An option's value, still to be understood.
-struct Value {
-    option: String,
-    text: OsString,
 }
 
 impl Default for Options {
@@ -100,19 +93,5 @@ impl Options {
             _ => return Err(format!("unknown option `{option}`; `--help` lists them")),
         }
         Ok(())
-    }
-}
-
-impl Value {
-    fn next(option: &str, rest: &mut impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let text = rest.next().ok_or_else(|| format!("{option} needs a value"))?;
-        Ok(Self { option: option.to_owned(), text })
-    }
-
-    fn number<N: FromStr + PartialOrd + Display>(&self, range: RangeInclusive<N>) -> Result<N, String> {
-        let text = self.text.to_string_lossy();
-        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
-            format!("{} takes a number from {} to {}, not `{text}`", self.option, range.start(), range.end())
-        })
     }
 }

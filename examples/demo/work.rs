@@ -1,9 +1,13 @@
-//! CPU work that takes about as long on any machine, in debug and in release.
+//! What the handlers work on, in amounts that take about as long on any machine.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::burn;
+
+pub(crate) use crate::burn::{sample, smooth};
 
 /// How much work fills a given time here, measured at the start.
 #[derive(Clone, Copy)]
@@ -19,9 +23,9 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(crate) fn measure() -> Self {
         Self {
-            rows: units(Duration::from_millis(90), |rows| drop(black_box(document(rows)))),
-            thumbnail: units(Duration::from_millis(30), smooth_sample),
-            forecast: units(Duration::from_millis(90), smooth_sample),
+            rows: burn::units(Duration::from_millis(90), |rows| drop(black_box(document(rows)))),
+            thumbnail: burn::units(Duration::from_millis(30), burn::smooth_sample),
+            forecast: burn::units(Duration::from_millis(90), burn::smooth_sample),
         }
     }
 }
@@ -31,44 +35,6 @@ pub(crate) fn document(rows: usize) -> String {
     Value::from_iter((0..rows).map(sale)).to_string()
 }
 
-/// Blurs pixels, or whatever numbers they are, in place.
-pub(crate) fn smooth(pixels: &mut [u8], passes: usize) {
-    for _ in 0..passes {
-        for at in 1..pixels.len() {
-            pixels[at] = pixels[at - 1] / 2 + pixels[at] / 2;
-        }
-        black_box(&mut *pixels);
-    }
-}
-
-/// What thumbnails and forecasts are made of.
-pub(crate) fn sample() -> Vec<u8> {
-    (0..4096_u32).map(|at| at.to_le_bytes()[0]).collect()
-}
-
 fn sale(number: usize) -> Value {
     json!({ "number": number, "customer": format!("customer-{}", number % 977), "total": number as f64 * 1.07, "paid": true })
-}
-
-fn smooth_sample(passes: usize) {
-    smooth(&mut sample(), passes);
-}
-
-/// How many units of work take the time wished for, judged by short trials.
-fn units(wish: Duration, work: impl Fn(usize)) -> usize {
-    const TRIAL: Duration = Duration::from_millis(1);
-    let trial = |units| (units, fastest(|| work(units)));
-    let mut trials = (0..30).map(|doublings| trial(1 << doublings));
-    let (units, took) = trials.find(|(_, took)| *took >= TRIAL).unwrap_or((1, wish));
-    (units as f64 * wish.as_secs_f64() / took.as_secs_f64()).ceil() as usize
-}
-
-/// Of several tries: on a busy machine most look longer than they are, but one of a millisecond or two often goes undisturbed.
-fn fastest(work: impl Fn()) -> Duration {
-    let timed = |_| {
-        let start = Instant::now();
-        work();
-        start.elapsed()
-    };
-    (0..12).map(timed).min().unwrap_or_default()
 }

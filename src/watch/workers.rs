@@ -103,8 +103,11 @@ impl Seat {
         let Some(seen) = thread.and_then(|(thread, bounds)| examiner.see(thread, bounds, now)) else {
             return held.end(shared, worker, now);
         };
-        if self.has_woken(&seen, now) {
+        if self.has_woken(&seen, now) && held.start().is_some() {
             held.end(shared, worker, now);
+            // What has been told of is not told of again, as part of something longer.
+            (self.since, self.due) = (now, examiner.suspect());
+            return;
         }
         // A thread that sleeps is looked at each time, one that runs more and more rarely.
         self.due = if self.asleep.is_some() || held.start().is_some() { age } else { age.saturating_mul(2) };

@@ -1,6 +1,9 @@
 //! What the tests share: the scraped metrics, waiting, and a body whose frames are written down.
 #![allow(dead_code)] // No test uses all of it.
 
+#[path = "../../examples/blocking_or_not/lab/scrape.rs"]
+mod scrape;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -15,15 +18,14 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tower_stall::{RouteStats, StallMonitor, StallMonitorBuilder};
 
+pub(crate) use self::scrape::Scrape;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) const OUTCOMES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "error", "cancelled", "panicked"];
 
 // === Metrics ===
-
-/// What `GET /metrics` said at one moment.
-pub(crate) struct Scrape(String);
 
 /// Installs the one recorder of this test binary, and serves it.
 fn server() -> SocketAddr {
@@ -44,26 +46,9 @@ pub(crate) fn scrape() -> Scrape {
 }
 
 impl Scrape {
-    /// The sum of all series of this name that have all of these labels; 0 if there is none.
-    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.values(name, labels).sum()
-    }
-
     /// Whether there is a series of this name that has all of these labels.
     pub(crate) fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.values(name, labels).next().is_some()
-    }
-
-    fn values(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = f64> {
-        let wanted: Vec<_> = labels.iter().map(|(key, value)| format!(",{key}=\"{value}\",")).collect();
-        let lines = self.0.lines().filter(|line| !line.starts_with('#'));
-        lines.filter_map(move |line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (of, labels) = series.split_once('{').unwrap_or((series, ""));
-            let labels = format!(",{},", labels.trim_end_matches('}'));
-            let matches = of == name && wanted.iter().all(|wanted| labels.contains(wanted));
-            matches.then(|| value.parse().unwrap())
-        })
     }
 
     /// How often requests of a route ended in each outcome, without those that never happened.
