@@ -66,12 +66,18 @@ impl Stall {
     }
 }
 
-/// Whether a long poll gave its worker away. A stack says so either way; without one the worker's counters do.
+/// Whether a long poll has given its worker away. A stack says so either way; without one the worker's counters do.
 pub(super) fn is_handed_off(evidence: Option<&Evidence>, samples: &[Sample]) -> bool {
     match samples {
         [] => evidence.is_some_and(|evidence| evidence.handed_off),
         samples => samples.iter().any(|sample| sample.handed_off),
     }
+}
+
+/// How long a poll that lasted for so many ticks had held its worker when it gave that away: from then on it held nobody.
+pub(super) fn held_before(samples: &[Sample], ticks: u64) -> u64 {
+    let held = weighed(samples, ticks).take_while(|(sample, _)| !sample.handed_off);
+    held.map(|(_, weight)| weight).sum()
 }
 
 // === impl Measured ===

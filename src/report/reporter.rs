@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::account::is_handed_off;
+use super::account::{held_before, is_handed_off};
 use super::limit::Budgets;
 use super::quota::Throttling;
 use crate::board::{Board, Sample};
@@ -160,7 +160,7 @@ impl Reporter {
         self.call_hook(&stall);
     }
 
-    fn finished(&mut self, finished: Finished) {
+    fn finished(&mut self, mut finished: Finished) {
         let mut samples = self.board.read().samples.take(finished.of);
         // A signal may be answered late, when its poll was over.
         let duration = finished.end.saturating_sub(finished.poll.start);
@@ -170,7 +170,13 @@ impl Reporter {
             if route != Routes::UNATTRIBUTED {
                 *self.board.read().handed_off.entry(route).or_default() += 1;
             }
-            return;
+            finished.ticks = held_before(&samples, finished.ticks);
+            if finished.ticks <= finished.threshold {
+                return;
+            }
+            // A stall up to then.
+            finished.end = finished.poll.start + finished.ticks;
+            samples.retain(|sample| sample.age <= finished.ticks);
         }
         let Some(stall) = Stall::of_finished(&self.shared, &finished, &samples, self.throttling.lately()) else {
             return;

@@ -278,6 +278,15 @@ fn what_gives_its_worker_away_is_counted_and_no_stall() {
 }
 
 #[test]
+fn what_gives_its_worker_away_late_is_a_stall_up_to_then() {
+    let service = Service::start(false);
+    let stall = next_stall(&service, "/late-block-in-place", "/late-block-in-place");
+    assert!(stall.duration() < 2 * sick::NAP + sick::NAP / 2, "{stall}");
+    let location = stall.location().map(|location| location.line());
+    assert!(stall.cause() != Cause::Blocked || location == Some(marked("late-block-in-place")[0]), "{stall}");
+}
+
+#[test]
 fn busy_neighbours_are_not_the_handler_s_fault() {
     let service = Service::start(true);
     for _ in 0..rounds() {

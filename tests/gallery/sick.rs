@@ -42,6 +42,7 @@ pub(crate) fn router() -> Router {
         .route("/backtracking", get(backtracking))
         .route("/password-hash", get(password_hash))
         .route("/uninstrumented-task", get(uninstrumented_task))
+        .route("/late-block-in-place", get(late_block_in_place))
         .route("/busy-neighbours", get(busy_neighbours))
         .route("/just-past-the-threshold", get(just_past_the_threshold))
 }
@@ -254,6 +255,11 @@ async fn uninstrumented_task() {
     let _detached = tokio::spawn(async {
         thread::sleep(2 * NAP); // sick: uninstrumented-task
     });
+}
+
+async fn late_block_in_place() {
+    thread::sleep(2 * NAP); // sick: late-block-in-place
+    tokio::task::block_in_place(|| thread::sleep(2 * NAP));
 }
 
 async fn just_past_the_threshold() {
