@@ -91,7 +91,7 @@ impl Demo {
         let clients = runtime("clients", 1)?;
         let monitor = watch(&service, options)?;
         let address = service.block_on(service::start(local(options.port), &monitor))?;
-        let traffic = options.traffic.then(|| Traffic::start(&clients, address));
+        let traffic = options.traffic.then(|| Traffic::start(&clients, address, options.healthy));
         if options.deadlock {
             traffic::ask_once(address, "/accounts/7/transfer/7")?;
         }
