@@ -1,0 +1,64 @@
+//! What stalls stole in the time shown, as tables.
+
+use serde_json::json;
+
+use crate::links::{ROW_TO_INSTANCE, ROW_TO_ROUTE};
+use crate::panel::{Panel, link};
+
+/// The culprits.
+pub(crate) fn by_route() -> Panel {
+    Panel::table(
+        "Who holds the workers",
+        "Finished stalls of the time shown, by route and cause. Stolen per second: how many workers were held on average, so that 0.25 is \
+        a quarter of one. Causes: cpu, it was computing; blocked, it slept in a system call or on a lock; preempted and paused are the machine's \
+        fault. A click on a route opens its dashboard, from where the way leads to the line of code. TASK unattributed is what nobody measures.",
+    )
+    .label("method", "Method")
+    .label("route", "Route")
+    .label("cause", "Cause")
+    .column("Stolen per second", "none", &stolen("method, route, cause", "{$instance}"))
+    .column("Stalls", "short", &stalls("method, route, cause", "{$instance}"))
+    .column(
+        "Mean length",
+        "s",
+        "sum by (method, route, cause) (tower_stall_duration_seconds_sum{$instance})\n/\nsum by (method, route, cause) (tower_stall_duration_seconds_count{$instance})",
+    )
+    .gauge("Stolen per second", 3)
+    .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
+    .with("Mean length", &json!([{ "id": "custom.width", "value": 110 }]))
+    .with("Method", &json!([{ "id": "custom.width", "value": 80 }]))
+    .with("Cause", &json!([{ "id": "custom.width", "value": 100 }]))
+    .with("Route", &json!([{ "id": "links", "value": [link("Open this route", ROW_TO_ROUTE)] }]))
+    .nothing("No stalls")
+}
+
+/// Where the routes chosen stalled.
+pub(crate) fn by_instance() -> Panel {
+    Panel::table(
+        "Where it stalls",
+        "Instances by what the routes chosen stole there in the time shown. If one stands out, it is that machine or its clients. A click \
+        opens the instance; its log has the reports.",
+    )
+    .label("job", "Job")
+    .label("instance", "Instance")
+    .column("Stolen per second", "none", &format!("topk(20, {})", stolen("job, instance", "{$route}")))
+    .column("Stalls", "short", &stalls("job, instance", "{$route}"))
+    .gauge("Stolen per second", 3)
+    .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
+    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
+    .nothing("No stalls")
+}
+
+fn stolen(by: &str, chosen: &str) -> String {
+    format!("sum by ({by}) ({}) / $__range_s > 0", in_range(&format!("tower_stall_duration_seconds_sum{chosen}")))
+}
+
+fn stalls(by: &str, chosen: &str) -> String {
+    format!("sum by ({by}) ({}) > 0", in_range(&format!("tower_stall_duration_seconds_count{chosen}")))
+}
+
+/// What was added to a series in the time shown. One that is younger began at 0, whatever it was first seen with: `increase` alone would
+/// lose each route's first stall.
+fn in_range(series: &str) -> String {
+    format!("\n  ({series} unless {series} offset $__range)\n  or\n  increase({series}[$__range])\n")
+}
