@@ -58,7 +58,7 @@ fn verdicts() -> Vec<Panel> {
             .below(GREEN)
             .from(0.05, ORANGE)
             .from(0.25, RED),
-        Panel::stat("lastNotNull", "Version", "The version of tower-stall that is linked in. More than one, if instances differ.")
+        Panel::name("Version", "The version of tower-stall that is linked in. More than one, if instances differ.")
             .query("{{version}}", "count by (version) (tower_stall_build_info{$instance})")
             .nothing("no instance")
             .below("blue"),
@@ -116,7 +116,7 @@ fn causes() -> Panel {
         .size(8, 8)
         .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$instance}[$__rate_interval]))")
         .unit("none")
-        .nothing("No stalls")
+        .nothing("No stall has ended")
     .by_cause()
 }
 
@@ -124,7 +124,8 @@ fn rescues() -> Panel {
     Panel::bars("Rescues", "Stalls of the worker that looks after timers and sockets, during which nothing moved until a nudge woke another worker. Each is a freeze that was cut short.")
         .size(8, 8)
         .query("{{runtime}}", "sum by (runtime) (rate(tower_stall_rescues_total{$runtime}[$__rate_interval]))")
-        .unit("ops")
+        .unit("eps")
+    .reach(1.0)
         .nothing("No instance")
 }
 
@@ -162,7 +163,7 @@ fn ticks() -> Panel {
         "{{instance}}",
         "topk(10, sum by (instance) (rate(tower_stall_watchdog_ticks_total{$instance}[$__rate_interval])))",
     )
-    .unit("ops")
+    .unit("eps")
     .nothing("No instance")
 }
 
@@ -170,7 +171,8 @@ fn captures() -> Panel {
     Panel::bars("Stacks, by result", "Attempts to take the stack of a stalled thread. running: it would take a signal, and those are off. torn, timeout: it went on meanwhile; a few are normal. unsupported: not on this system.")
         .size(6, 8)
         .query("{{result}}", "sum by (result) (rate(tower_stall_stack_captures_total{$instance}[$__rate_interval]))")
-        .unit("ops")
+        .unit("eps")
+    .reach(1.0)
         .nothing("No instance")
 }
 
@@ -181,6 +183,7 @@ fn dropped() -> Panel {
         .query("events dropped", "sum(rate(tower_stall_events_dropped_total{$instance}[$__rate_interval]))")
         .query("requests of overflowed routes", "sum(rate(tower_stall_routes_overflowed_total{$instance}[$__rate_interval]))")
         .query("panics of the hook", "sum(rate(tower_stall_hook_panics_total{$instance}[$__rate_interval]))")
-        .unit("ops")
+        .unit("eps")
+    .reach(1.0)
         .nothing("No instance")
 }

@@ -17,6 +17,8 @@ pub(crate) struct Panel {
     max: Option<f64>,
     /// What is shown where there is nothing, which is often good news.
     nothing: &'static str,
+    /// What the axis reaches at least, where all values may be 0.
+    reach: Option<f64>,
     /// Values from which on the colour is another; the first colour is for all below.
     thresholds: Vec<(Option<f64>, &'static str)>,
     targets: Vec<Target>,
@@ -28,6 +30,8 @@ pub(crate) struct Panel {
 enum Kind {
     /// Its worst moment: the largest value of the time shown, or the smallest, or the last.
     Stat(&'static str),
+    /// Not the value, but the name of what has it.
+    Name,
     Lines {
         logarithmic: bool,
         stacked: bool,
@@ -69,6 +73,7 @@ impl Panel {
             decimals: None,
             max: None,
             nothing: "",
+            reach: None,
             thresholds: Vec::new(),
             targets: Vec::new(),
             links: Vec::new(),
@@ -83,6 +88,10 @@ impl Panel {
 
     pub(crate) fn stat(reduced_by: &'static str, title: &'static str, description: &'static str) -> Self {
         Self::new(Kind::Stat(reduced_by), title, description).size(4, 4)
+    }
+
+    pub(crate) fn name(title: &'static str, description: &'static str) -> Self {
+        Self::new(Kind::Name, title, description).size(4, 4)
     }
 
     pub(crate) fn lines(title: &'static str, description: &'static str) -> Self {
@@ -140,6 +149,11 @@ impl Panel {
         self
     }
 
+    pub(crate) fn reach(mut self, value: f64) -> Self {
+        self.reach = Some(value);
+        self
+    }
+
     pub(crate) fn nothing(mut self, text: &'static str) -> Self {
         self.nothing = text;
         self
@@ -184,14 +198,17 @@ impl Panel {
     }
 
     /// Draws a column as bars, from yellow to red.
-    pub(crate) fn gauge(self, column: &str, decimals: u8) -> Self {
+    pub(crate) fn gauge(self, column: &str, decimals: u8, width: u16) -> Self {
         self.with(
             column,
             &json!([
                 { "id": "decimals", "value": decimals },
                 { "id": "custom.cellOptions", "value": { "type": "gauge", "mode": "basic", "valueDisplayMode": "text" } },
                 { "id": "color", "value": { "mode": "continuous-YlRd" } },
-                { "id": "custom.width", "value": 240 },
+                { "id": "custom.width", "value": width },
+                // As long as the largest of its own column, not of the table.
+                { "id": "min", "value": 0 },
+                { "id": "fieldMinMax", "value": true },
             ]),
         )
     }
@@ -260,7 +277,7 @@ impl Panel {
     fn defaults(&self) -> Value {
         let steps: Vec<_> =
             self.thresholds.iter().map(|(value, color)| json!({ "value": value, "color": color })).collect();
-        let by_threshold = matches!(self.kind, Kind::Stat(_) | Kind::States);
+        let by_threshold = matches!(self.kind, Kind::Stat(_) | Kind::Name | Kind::States);
         let mut defaults = json!({
             "unit": self.unit,
             "color": { "mode": if by_threshold { "thresholds" } else { "palette-classic" } },
@@ -294,13 +311,13 @@ impl Panel {
             Kind::States => json!({ "fillOpacity": 80, "lineWidth": 0 }),
             Kind::Heatmap => json!({ "hideFrom": { "legend": false, "tooltip": false, "viz": false } }),
             Kind::Table(_) => json!({ "align": "auto", "cellOptions": { "type": "auto" }, "inspect": false }),
-            Kind::Stat(_) | Kind::Text(_) => json!({}),
+            Kind::Stat(_) | Kind::Name | Kind::Text(_) => json!({}),
         }
     }
 
     fn drawn(&self, style: &str, fill: u8, logarithmic: bool, stacked: bool) -> Value {
         let scale = if logarithmic { json!({ "type": "log", "log": 10 }) } else { json!({ "type": "linear" }) };
-        json!({
+        let mut custom = json!({
             "drawStyle": style,
             "lineWidth": 1,
             "fillOpacity": fill,
@@ -320,22 +337,17 @@ impl Panel {
             "stacking": { "mode": if stacked { "normal" } else { "none" }, "group": "A" },
             "thresholdsStyle": { "mode": if self.thresholds.is_empty() { "off" } else { "dashed" } },
             "hideFrom": { "legend": false, "tooltip": false, "viz": false },
-        })
+        });
+        if let Some(reach) = self.reach {
+            custom["axisSoftMax"] = json!(reach);
+        }
+        custom
     }
 
     fn options(&self) -> Value {
         match &self.kind {
-            Kind::Stat(reduced_by) => json!({
-                "reduceOptions": { "calcs": [reduced_by], "fields": "", "values": false },
-                "colorMode": "background",
-                "graphMode": "area",
-                "justifyMode": "auto",
-                "orientation": "auto",
-                "textMode": "auto",
-                "wideLayout": true,
-                "showPercentChange": false,
-                "percentChangeColorMode": "standard",
-            }),
+            Kind::Stat(reduced_by) => stat(reduced_by, "area", "value"),
+            Kind::Name => stat("lastNotNull", "none", "name"),
             Kind::Lines { .. } | Kind::Bars => json!({
                 "legend": { "displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": [] },
                 "tooltip": { "mode": "multi", "sort": "desc" },
@@ -362,7 +374,7 @@ impl Panel {
 impl Kind {
     fn name(&self) -> &'static str {
         match self {
-            Self::Stat(_) => "stat",
+            Self::Stat(_) | Self::Name => "stat",
             Self::Lines { .. } | Self::Bars => "timeseries",
             Self::Heatmap => "heatmap",
             Self::States => "state-timeline",
@@ -370,6 +382,20 @@ impl Kind {
             Self::Text(_) => "text",
         }
     }
+}
+
+fn stat(reduced_by: &str, graph: &str, text: &str) -> Value {
+    json!({
+        "reduceOptions": { "calcs": [reduced_by], "fields": "", "values": false },
+        "colorMode": "background",
+        "graphMode": graph,
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "textMode": text,
+        "wideLayout": true,
+        "showPercentChange": false,
+        "percentChangeColorMode": "standard",
+    })
 }
 
 fn heatmap() -> Value {

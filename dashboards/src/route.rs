@@ -85,7 +85,7 @@ fn causes() -> Panel {
     )
     .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$route}[$__rate_interval]))")
     .unit("none")
-    .nothing("No stalls")
+    .nothing("No stall has ended")
     .by_cause()
 }
 
@@ -180,6 +180,6 @@ fn handed_off() -> Panel {
     )
     .size(8, 8)
     .query("{{method}} {{route}}", "topk(10, sum by (method, route) (rate(tower_stall_handed_off_polls_total{$route}[$__rate_interval])))")
-    .unit("ops")
+    .unit("eps")
     .nothing("No block_in_place")
 }

@@ -5,27 +5,32 @@ use serde_json::json;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_ROUTE};
 use crate::panel::{Panel, link};
 
+const LENGTH: &str = "sum by (method, route, cause) (tower_stall_duration_seconds_sum{$instance})
+/
+sum by (method, route, cause) (tower_stall_duration_seconds_count{$instance})";
+
+const IN_PROGRESS_STOLEN: &str =
+    "sum by (method, route) (clamp_max(tower_stall_in_progress_seconds{$instance} > 1, $__range_s)) / $__range_s";
+const IN_PROGRESS_STALLS: &str = "count by (method, route) (tower_stall_in_progress_seconds{$instance} > 1)";
+const IN_PROGRESS_LENGTH: &str = "avg by (method, route) (tower_stall_in_progress_seconds{$instance} > 1)";
+
 /// The culprits.
 pub(crate) fn by_route() -> Panel {
     Panel::table(
         "Who holds the workers",
-        "Finished stalls of the time shown, by route and cause. Stolen per second: how many workers were held on average, so that 0.25 is \
+        "Stalls of the time shown, by route and cause, and apart from them those that have been going on for more than a second. Stolen per second: how many workers were held on average, so that 0.25 is \
         a quarter of one. Causes: cpu, it was computing; blocked, it slept in a system call or on a lock; preempted and paused are the machine's \
         fault. A click on a route opens its dashboard, from where the way leads to the line of code. TASK unattributed is what nobody measures.",
     )
     .label("method", "Method")
     .label("route", "Route")
     .label("cause", "Cause")
-    .column("Stolen per second", "none", &stolen("method, route, cause", "{$instance}"))
-    .column("Stalls", "short", &stalls("method, route, cause", "{$instance}"))
-    .column(
-        "Mean length",
-        "s",
-        "sum by (method, route, cause) (tower_stall_duration_seconds_sum{$instance})\n/\nsum by (method, route, cause) (tower_stall_duration_seconds_count{$instance})",
-    )
-    .gauge("Stolen per second", 3)
+    .column("Stolen per second", "none", &or_in_progress(&stolen("method, route, cause", "{$instance}"), IN_PROGRESS_STOLEN))
+    .column("Stalls", "short", &or_in_progress(&stalls("method, route, cause", "{$instance}"), IN_PROGRESS_STALLS))
+    .column("Length", "s", &or_in_progress(LENGTH, IN_PROGRESS_LENGTH))
+    .gauge("Stolen per second", 3, 220)
     .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
-    .with("Mean length", &json!([{ "id": "custom.width", "value": 110 }]))
+    .with("Length", &json!([{ "id": "custom.width", "value": 110 }]))
     .with("Method", &json!([{ "id": "custom.width", "value": 80 }]))
     .with("Cause", &json!([{ "id": "custom.width", "value": 100 }]))
     .with("Route", &json!([{ "id": "links", "value": [link("Open this route", ROW_TO_ROUTE)] }]))
@@ -43,7 +48,7 @@ pub(crate) fn by_instance() -> Panel {
     .label("instance", "Instance")
     .column("Stolen per second", "none", &format!("topk(20, {})", stolen("job, instance", "{$route}")))
     .column("Stalls", "short", &stalls("job, instance", "{$route}"))
-    .gauge("Stolen per second", 3)
+    .gauge("Stolen per second", 3, 220)
     .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
     .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
     .nothing("No stalls")
@@ -55,6 +60,15 @@ fn stolen(by: &str, chosen: &str) -> String {
 
 fn stalls(by: &str, chosen: &str) -> String {
     format!("sum by ({by}) ({}) > 0", in_range(&format!("tower_stall_duration_seconds_count{chosen}")))
+}
+
+/// A stall that goes on is in no histogram yet, and may be the worst of all.
+fn or_in_progress(finished: &str, in_progress: &str) -> String {
+    format!(
+        r#"({finished})
+or
+label_replace({in_progress}, "cause", "in progress", "", "")"#
+    )
 }
 
 /// What was added to a series in the time shown. One that is younger began at 0, whatever it was first seen with: `increase` alone would
