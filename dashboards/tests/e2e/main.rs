@@ -55,6 +55,7 @@ fn the_sick_are_told_of_and_the_healthy_are_not() {
     each_query_answers(&prometheus);
     the_first_screen_names_each_sick_route(&prometheus);
     what_is_recorded_is_as_much_as_the_docs_say(&prometheus);
+    the_log_has_the_line_of_each(&stack);
 }
 
 /// Name, job, and route if the alert has one.
@@ -155,6 +156,23 @@ fn what_is_recorded_is_as_much_as_the_docs_say(prometheus: &Prometheus) {
     assert_eq!(count("job_method_route:tower_stall_stolen:ratio_rate5m"), routes);
     let waiting = count("count by (job, method, route) (tower_stall_schedule_delay_seconds_count)");
     assert_eq!(count("job_method_route_le:tower_stall_schedule_delay_seconds_bucket:rate5m"), 14.0 * waiting);
+}
+
+/// The end of the way: from the alert's route to a report with its line of code.
+fn the_log_has_the_line_of_each(stack: &Stack) {
+    let reports = stack.log("demo-sick") + &stack.log("demo-deadlocked");
+    for route in SICK_ROUTES.iter().chain([&DEADLOCK]) {
+        let of_route = |line: &&str| line.contains("tower_stall") && line.contains(&format!("route=\"{route}\""));
+        let has_line = |line: &str| {
+            line.split(" location=")
+                .nth(1)
+                .is_some_and(|rest| rest.split(' ').next().unwrap().contains("examples/demo/"))
+        };
+        // Elsewhere no line is known.
+        if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
+            assert!(reports.lines().filter(of_route).any(has_line), "no report of {route} has its line");
+        }
+    }
 }
 
 #[track_caller]

@@ -43,6 +43,11 @@ impl Stack {
         Alertmanager::at(self.ports.alertmanager)
     }
 
+    /// What a process has written so far.
+    pub(crate) fn log(&self, process: &str) -> String {
+        read(self.directory.join(process).with_extension("log"))
+    }
+
     /// Copies of the shipped files, in the same places to one another.
     fn write_files(&self) {
         let rules = self.directory.join("dashboards/rules");
@@ -64,14 +69,14 @@ impl Stack {
         // Cargo puts examples beside the directory of the test that runs.
         let demo = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join("demo");
         assert!(demo.exists(), "{} is missing: ./x e2e builds it", demo.display());
-        for (port, further) in [
-            (self.ports.sick, &[][..]),
-            (self.ports.healthy, &["--healthy"]),
-            (self.ports.deadlocked, &["--healthy", "--deadlock"]),
+        for (job, port, further) in [
+            ("demo-sick", self.ports.sick, &[][..]),
+            ("demo-healthy", self.ports.healthy, &["--healthy"]),
+            ("demo-deadlocked", self.ports.deadlocked, &["--healthy", "--deadlock"]),
         ] {
             let mut command = Command::new(&demo);
             command.args(["--port", "0", "--workers", "2", "--metrics-port", &port.to_string()]).args(further);
-            self.spawn(command, &format!("demo-{port}"));
+            self.spawn(command, job);
         }
     }
 
