@@ -2,6 +2,7 @@
 
 use crate::dashboard::Dashboard;
 use crate::links::TO_ROUTE;
+use crate::machine;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW};
 use crate::stolen_table;
 use crate::variable::{INSTANCE, JOB, RUNTIME};
@@ -51,13 +52,7 @@ fn verdicts() -> Vec<Panel> {
             .below(GREEN)
             .from(0.1, ORANGE)
             .from(0.5, RED),
-        Panel::verdict("Late by the machine", "How late the watchdog itself was woken, 99th percentile, at the worst moment. That is the machine, never a handler.")
-            .query("late", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_watchdog_late_seconds_bucket{$instance}[$__rate_interval])))")
-            .unit("s")
-            .nothing("no instance")
-            .below(GREEN)
-            .from(0.05, ORANGE)
-            .from(0.25, RED),
+        machine::lost(),
         Panel::name("Version", "The version of tower-stall that is linked in. More than one, if instances differ.")
             .query("{{version}}", "count by (version) (tower_stall_build_info{$instance})")
             .nothing("no instance")
@@ -116,6 +111,7 @@ fn causes() -> Panel {
         .size(8, 8)
         .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$instance}[$__rate_interval]))")
         .unit("none")
+    .reach(0.1)
         .nothing("No stall has ended")
     .by_cause()
 }

@@ -6,6 +6,7 @@ mod dashboard;
 mod instance;
 mod kubernetes;
 mod links;
+mod machine;
 mod overview;
 mod panel;
 mod route;

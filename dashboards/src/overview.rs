@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::dashboard::Dashboard;
 use crate::links::{ROW_TO_INSTANCE, TO_ROUTE};
+use crate::machine;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW, link};
 use crate::stolen_table;
 use crate::variable::{INSTANCE, JOB};
@@ -36,6 +37,7 @@ fn verdicts() -> Vec<Panel> {
             its route. Stalls that fit between two scrapes are not in here, but in all that follows.",
         )
         .query("in progress", "max(tower_stall_in_progress_seconds{$instance})")
+        .nothing("no instance")
         .unit("s")
         .below(GREEN)
         .from(0.1, YELLOW)
@@ -50,6 +52,7 @@ fn verdicts() -> Vec<Panel> {
             "stolen",
             "(sum(rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * sum(tower_stall_workers{$instance}))\n/\nsum(tower_stall_workers{$instance})",
         )
+        .nothing("no instance")
         .unit("percentunit")
         .decimals(1)
         .below(GREEN)
@@ -63,6 +66,7 @@ fn verdicts() -> Vec<Panel> {
             "lag",
             "max(histogram_quantile(0.99, sum by (job, instance, runtime, probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval]))))",
         )
+        .nothing("no instance")
         .unit("s")
         .below(GREEN)
         .from(0.1, ORANGE)
@@ -81,19 +85,7 @@ fn verdicts() -> Vec<Panel> {
         .below(GREEN)
         .from(0.1, ORANGE)
         .from(0.5, RED),
-        Panel::verdict(
-            "Late by the machine",
-            "How late the watchdog itself was woken, 99th percentile of the worst instance, at the worst moment. No handler can delay it: \
-            what is late here is the machine, by a CPU quota, busy neighbours or a suspension. Then look there first.",
-        )
-        .query(
-            "late",
-            "max(histogram_quantile(0.99, sum by (job, instance, le) (rate(tower_stall_watchdog_late_seconds_bucket{$instance}[$__rate_interval]))))",
-        )
-        .unit("s")
-        .below(GREEN)
-        .from(0.05, ORANGE)
-        .from(0.25, RED),
+        machine::lost(),
         Panel::stat(
             "min",
             "Watchdogs alive",
@@ -141,6 +133,7 @@ fn stolen() -> Panel {
         "topk(10, sum by (method, route) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])))",
     )
     .unit("none")
+    .reach(0.1)
     .nothing("No stall has ended")
     .link("Open this route", TO_ROUTE)
 }
@@ -184,6 +177,7 @@ fn lag() -> Panel {
     .from(0.1, ORANGE)
     .from(0.5, RED)
     .below("transparent")
+    .nothing("No instance")
 }
 
 fn causes() -> Panel {
@@ -194,6 +188,7 @@ fn causes() -> Panel {
     )
     .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$instance}[$__rate_interval]))")
     .unit("none")
+    .reach(0.1)
     .nothing("No stall has ended")
     .by_cause()
 }
@@ -238,6 +233,7 @@ fn utilization() -> Panel {
     .query("busiest instance", "max(avg by (job, instance) (tower_stall_worker_busy_ratio{$instance}))")
     .unit("percentunit")
     .max(1.0)
+    .nothing("No instance")
 }
 
 fn queue() -> Panel {
@@ -250,6 +246,7 @@ fn queue() -> Panel {
     .query("all", "sum(tower_stall_global_queue_depth{$instance})")
     .query("worst instance", "max(sum by (job, instance) (tower_stall_global_queue_depth{$instance}))")
     .reach(1.0)
+    .nothing("No instance")
 }
 
 fn blocking_pool() -> Panel {
@@ -264,4 +261,5 @@ fn blocking_pool() -> Panel {
     .unit("s")
     .from(0.1, ORANGE)
     .below("transparent")
+    .nothing("No instance")
 }

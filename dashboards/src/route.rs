@@ -85,6 +85,7 @@ fn causes() -> Panel {
     )
     .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$route}[$__rate_interval]))")
     .unit("none")
+    .reach(0.1)
     .nothing("No stall has ended")
     .by_cause()
 }

@@ -5,10 +5,6 @@ use serde_json::json;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_ROUTE};
 use crate::panel::{Panel, link};
 
-const LENGTH: &str = "sum by (method, route, cause) (tower_stall_duration_seconds_sum{$instance})
-/
-sum by (method, route, cause) (tower_stall_duration_seconds_count{$instance})";
-
 const IN_PROGRESS_STOLEN: &str =
     "sum by (method, route) (clamp_max(tower_stall_in_progress_seconds{$instance} > 1, $__range_s)) / $__range_s";
 const IN_PROGRESS_STALLS: &str = "count by (method, route) (tower_stall_in_progress_seconds{$instance} > 1)";
@@ -26,9 +22,9 @@ pub(crate) fn by_route() -> Panel {
     .label("route", "Route")
     .label("cause", "Cause")
     .column("Stolen per second", "none", &or_in_progress(&stolen("method, route, cause", "{$instance}"), IN_PROGRESS_STOLEN))
-    .column("Stalls", "short", &or_in_progress(&stalls("method, route, cause", "{$instance}"), IN_PROGRESS_STALLS))
-    .column("Length", "s", &or_in_progress(LENGTH, IN_PROGRESS_LENGTH))
-    .gauge("Stolen per second", 3, 220)
+    .column("Stalls", "none", &or_in_progress(&stalls("method, route, cause", "{$instance}"), IN_PROGRESS_STALLS))
+    .column("Length", "s", &or_in_progress(&length("method, route, cause", "{$instance}"), IN_PROGRESS_LENGTH))
+    .gauge("Stolen per second", 4, 220)
     .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
     .with("Length", &json!([{ "id": "custom.width", "value": 110 }]))
     .with("Method", &json!([{ "id": "custom.width", "value": 80 }]))
@@ -47,8 +43,8 @@ pub(crate) fn by_instance() -> Panel {
     .label("job", "Job")
     .label("instance", "Instance")
     .column("Stolen per second", "none", &format!("topk(20, {})", stolen("job, instance", "{$route}")))
-    .column("Stalls", "short", &stalls("job, instance", "{$route}"))
-    .gauge("Stolen per second", 3, 220)
+    .column("Stalls", "none", &stalls("job, instance", "{$route}"))
+    .gauge("Stolen per second", 4, 220)
     .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
     .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
     .nothing("No stalls")
@@ -69,6 +65,13 @@ fn or_in_progress(finished: &str, in_progress: &str) -> String {
 or
 label_replace({in_progress}, "cause", "in progress", "", "")"#
     )
+}
+
+/// Of those in the time shown, the mean.
+fn length(by: &str, chosen: &str) -> String {
+    let sum =
+        |part: &str| format!("sum by ({by}) ({})", in_range(&format!("tower_stall_duration_seconds_{part}{chosen}")));
+    format!("{}\n/\n({} > 0)", sum("sum"), sum("count"))
 }
 
 /// What was added to a series in the time shown. One that is younger began at 0, whatever it was first seen with: `increase` alone would

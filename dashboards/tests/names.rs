@@ -106,6 +106,18 @@ fn each_value_of_a_label_exists() {
     assert!(compared > 10, "{compared} values were compared");
 }
 
+/// Prometheus 3 writes `le="1.0"` for what is scraped as `le="1"`, so that neither alone finds both.
+#[test]
+fn whole_bounds_of_buckets_are_found_however_they_are_written() {
+    for (place, query) in read_all() {
+        for (label, operator, value) in query.selectors.iter().flat_map(|selector| &selector.matchers) {
+            let whole =
+                label == "le" && operator == "=" && value.parse::<f64>().is_ok_and(|bound| bound.fract() == 0.0);
+            assert!(!whole, "{place}: le=\"{value}\"");
+        }
+    }
+}
+
 #[test]
 fn each_legend_shows_labels_that_are_left() {
     for name in DASHBOARDS {
