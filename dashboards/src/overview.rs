@@ -20,7 +20,7 @@ pub(crate) fn dashboard() -> Dashboard {
         variables: &[JOB, INSTANCE],
         rows: vec![
             verdicts(),
-            vec![stolen_table::by_route().size(14, 9), states()],
+            vec![stolen_table::by_route().size(14, 10), states()],
             vec![stolen(), waits()],
             vec![polls(), lag()],
             vec![causes(), instances()],
@@ -45,12 +45,12 @@ fn verdicts() -> Vec<Panel> {
         .from(5.0, RED),
         Panel::verdict(
             "Worker time stolen by code",
-            "The share of all worker time that went into stalls of the code's own making, at the worst moment. 1 % is the budget of \
+            "The share of all worker time of the worst job that went into stalls of the code's own making, at the worst moment. 1 % is the budget of \
             the alerts; at 10 % they page. A stall that goes on is not in here, but beside.",
         )
         .query(
             "stolen",
-            "(sum(rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * sum(tower_stall_workers{$instance}))\n/\nsum(tower_stall_workers{$instance})",
+            "max(\n  (sum by (job) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * sum by (job) (tower_stall_workers{$instance}))\n  / sum by (job) (tower_stall_workers{$instance})\n)",
         )
         .nothing("no instance")
         .unit("percentunit")
@@ -109,7 +109,7 @@ fn states() -> Panel {
         "Which routes were inside stalls, and how much of a worker they held: yellow a little, orange a tenth and more, red half and more. A \
         poll that has been going on for more than a second counts as a whole worker, so a handler that never returns is red to the end. The machine's part is left out.",
     )
-    .size(10, 9)
+    .size(10, 10)
     .query(
         "{{method}} {{route}}",
         "topk(12,\n  (sum by (method, route) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * max by (method, route) (tower_stall_in_progress_seconds{$instance}))\n  +\n  (max by (method, route) (tower_stall_in_progress_seconds{$instance}) > bool 1)\n) > 0",

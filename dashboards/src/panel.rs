@@ -237,6 +237,7 @@ impl Panel {
             "gridPos": { "x": x, "y": y, "w": self.width, "h": self.height },
         });
         if let Kind::Text(markdown) = self.kind {
+            json["fieldConfig"] = json!({ "defaults": {}, "overrides": [] });
             json["options"] = json!({ "mode": "markdown", "content": markdown });
             return json;
         }
@@ -284,8 +285,10 @@ impl Panel {
             "thresholds": { "mode": "absolute", "steps": if steps.is_empty() { json!([{ "value": null, "color": GREEN }]) } else { json!(steps) } },
             "mappings": [],
             "links": self.links,
-            "custom": self.custom(),
         });
+        if let Some(custom) = self.custom() {
+            defaults["custom"] = custom;
+        }
         if !matches!(self.kind, Kind::Lines { logarithmic: true, .. }) {
             defaults["min"] = json!(0);
         }
@@ -301,8 +304,8 @@ impl Panel {
         defaults
     }
 
-    fn custom(&self) -> Value {
-        match &self.kind {
+    fn custom(&self) -> Option<Value> {
+        Some(match &self.kind {
             Kind::Lines { logarithmic, stacked } => {
                 let fill = if *logarithmic { 0 } else { 8 };
                 self.drawn("line", if *stacked { 40 } else { fill }, *logarithmic, *stacked)
@@ -311,8 +314,8 @@ impl Panel {
             Kind::States => json!({ "fillOpacity": 80, "lineWidth": 0 }),
             Kind::Heatmap => json!({ "hideFrom": { "legend": false, "tooltip": false, "viz": false } }),
             Kind::Table(_) => json!({ "align": "auto", "cellOptions": { "type": "auto" }, "inspect": false }),
-            Kind::Stat(_) | Kind::Name | Kind::Text(_) => json!({}),
-        }
+            Kind::Stat(_) | Kind::Name | Kind::Text(_) => return None,
+        })
     }
 
     fn drawn(&self, style: &str, fill: u8, logarithmic: bool, stacked: bool) -> Value {

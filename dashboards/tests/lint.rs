@@ -75,7 +75,7 @@ fn variables(dashboard: &Value) -> Findings {
             .strip_prefix("label_values(")
             .and_then(|rest| rest.strip_suffix(')'))
             .and_then(|rest| rest.rsplit_once(','));
-        if !inside.is_some_and(|(series, _)| promql::read(series).is_ok()) {
+        if inside.is_none_or(|(series, _)| promql::read(series).is_err()) {
             findings.push(("template-label-promql-rule", query.into()));
         }
         if variable["refresh"] != 2 {

@@ -46,8 +46,9 @@ impl Prometheus {
             .query_pairs(parameters.iter().map(|(key, value)| (*key, value.as_str())));
         match request.call() {
             Ok(mut answer) => list(&answer.body_mut().read_json().unwrap(), "/data/result").to_vec(),
-            Err(ureq::Error::StatusCode(code)) => panic!("{code}: {parameters:?}"),
-            Err(_) => Vec::new(),
+            // It is not ready yet.
+            Err(ureq::Error::StatusCode(503) | ureq::Error::Io(_) | ureq::Error::ConnectionFailed) => Vec::new(),
+            Err(error) => panic!("{error}: {parameters:?}"),
         }
     }
 }
@@ -55,6 +56,11 @@ impl Prometheus {
 /// The value of a series at one moment.
 pub(crate) fn value(series: &Value) -> f64 {
     text(series, "/value/1").parse().unwrap()
+}
+
+/// Whether a series over time is ever a number.
+pub(crate) fn has_number(series: &Value) -> bool {
+    list(series, "/values").iter().any(|value| value[1] != "NaN")
 }
 
 impl Alertmanager {
