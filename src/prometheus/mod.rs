@@ -6,6 +6,7 @@
 
 mod recorder;
 mod server;
+mod stalls;
 
 use std::error::Error;
 use std::fmt;
