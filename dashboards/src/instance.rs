@@ -1,7 +1,7 @@
 //! One process: its workers, its lag, and the watchdog's own health.
 
 use crate::dashboard::Dashboard;
-use crate::links::TO_ROUTE;
+use crate::links::{TO_ROUTE, TO_STALLS};
 use crate::machine;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW};
 use crate::stolen_table;
@@ -160,6 +160,7 @@ fn ticks() -> Panel {
         "topk(10, sum by (instance) (rate(tower_stall_watchdog_ticks_total{$instance}[$__rate_interval])))",
     )
     .unit("eps")
+    .link("Its stalls, with their lines of code", TO_STALLS)
     .nothing("No instance")
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::dashboard::Dashboard;
-use crate::links::{ROW_TO_INSTANCE, TO_ROUTE};
+use crate::links::{ROW_TO_INSTANCE, ROW_TO_STALLS, TO_ROUTE};
 use crate::machine;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW, link};
 use crate::stolen_table;
@@ -218,7 +218,7 @@ fn instances() -> Panel {
     .with("Lag, p99", &json!([{ "id": "custom.width", "value": 90 }]))
     .with("Workers", &json!([{ "id": "custom.width", "value": 80 }]))
     .with("Stalled now", &json!([{ "id": "custom.width", "value": 100 }]))
-    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
+    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE), link("Its stalls, with their lines of code", ROW_TO_STALLS)] }]))
     .nothing("No instance")
 }
 

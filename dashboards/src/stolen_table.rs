@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::links::{ROW_TO_INSTANCE, ROW_TO_ROUTE};
+use crate::links::{ROW_TO_INSTANCE, ROW_TO_ROUTE, ROW_TO_STALLS};
 use crate::panel::{Panel, link};
 
 const IN_PROGRESS_STOLEN: &str =
@@ -38,7 +38,7 @@ pub(crate) fn by_instance() -> Panel {
     Panel::table(
         "Where it stalls",
         "Instances by what the routes chosen stole there in the time shown. If one stands out, it is that machine or its clients. A click \
-        opens the instance; its log has the reports.",
+        opens the instance, or its reports with their lines of code, where the service shows them; else they are in its log.",
     )
     .label("job", "Job")
     .label("instance", "Instance")
@@ -46,7 +46,7 @@ pub(crate) fn by_instance() -> Panel {
     .column("Stalls", "none", &stalls("job, instance", "{$route}"))
     .gauge("Stolen per second", 4, 220)
     .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
-    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
+    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE), link("Its stalls, with their lines of code", ROW_TO_STALLS)] }]))
     .nothing("No stalls")
 }
 

@@ -53,6 +53,12 @@ impl Prometheus {
     }
 }
 
+/// A page as a browser would get it.
+#[track_caller]
+pub(crate) fn page(url: &str) -> String {
+    ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap()
+}
+
 /// The value of a series at one moment.
 pub(crate) fn value(series: &Value) -> f64 {
     text(series, "/value/1").parse().unwrap()

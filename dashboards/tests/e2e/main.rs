@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{DASHBOARDS, dashboard, list, queries, text};
+use support::{DASHBOARDS, dashboard, here, list, queries, read, text};
 
 use self::api::{Alert, Alertmanager, Prometheus};
 use self::stack::Stack;
@@ -58,7 +58,7 @@ fn the_sick_are_told_of_and_the_healthy_are_not() {
     each_query_answers(&prometheus);
     the_first_screen_names_each_sick_route(&prometheus);
     what_is_recorded_is_as_much_as_the_docs_say(&prometheus);
-    the_log_has_the_line_of_each(&stack);
+    the_report_has_the_line_of_each(&prometheus);
 }
 
 /// Name, job, and route if the alert has one.
@@ -165,19 +165,25 @@ fn what_is_recorded_is_as_much_as_the_docs_say(prometheus: &Prometheus) {
     assert_eq!(count("job_method_route_le:tower_stall_schedule_delay_seconds_bucket:rate5m"), 14.0 * waiting);
 }
 
-/// The end of the way: from the alert's route to a report with its line of code.
-fn the_log_has_the_line_of_each(stack: &Stack) {
-    let reports = stack.log("demo-sick") + &stack.log("demo-deadlocked");
+/// The end of the way: from a row of the dashboard by its link to the report, and in it the line of code.
+fn the_report_has_the_line_of_each(prometheus: &Prometheus) {
+    let route = read(here().join("route.json"));
+    let link = route.split('"').find(|word| word.ends_with("/stalls")).unwrap();
+    let follow = |job: &str| {
+        let up = prometheus.instant(&format!("up{{job=\"{job}\"}}"));
+        api::page(&link.replace("${__data.fields.Instance}", text(&up[0], "/metric/instance")))
+    };
+    let reports = follow("demo-sick") + &follow("demo-deadlocked");
     for route in BLOCKING.iter().chain([&DEADLOCK]) {
-        let of_route = |line: &&str| line.contains("tower_stall") && line.contains(&format!("route=\"{route}\""));
-        let has_line = |line: &str| {
-            line.split(" location=")
-                .nth(1)
-                .is_some_and(|rest| rest.split(' ').next().unwrap().contains("examples/demo/"))
-        };
+        let of_route = |report: &&str| report.starts_with(&format!("GET {route} "));
+        let has_line =
+            |report: &str| report.lines().any(|line| line.starts_with("  at: ") && line.contains("examples/demo/"));
         // Elsewhere no line is known.
         if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
-            assert!(reports.lines().filter(of_route).any(has_line), "no report of {route} has its line");
+            assert!(
+                reports.split("\n\n").filter(of_route).any(has_line),
+                "no report of {route} has its line:\n{reports}"
+            );
         }
     }
 }

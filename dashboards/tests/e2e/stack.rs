@@ -43,11 +43,6 @@ impl Stack {
         Alertmanager::at(self.ports.alertmanager)
     }
 
-    /// What a process has written so far.
-    pub(crate) fn log(&self, process: &str) -> String {
-        read(self.directory.join(process).with_extension("log"))
-    }
-
     /// Copies of the shipped files, in the same places to one another.
     fn write_files(&self) {
         let rules = self.directory.join("dashboards/rules");
