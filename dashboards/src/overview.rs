@@ -197,7 +197,8 @@ fn instances() -> Panel {
     Panel::table(
         "Where",
         "Instances by the share of their worker time that is stolen now. One that stands out from its equals has a sick machine or a sick \
-        client; if all are alike it is the code. A click opens the instance.",
+        client; if all are alike it is the code. A click opens the instance, or, on \
+        the number of stalled workers, its reports, where the service shows them.",
     )
     .label("job", "Job")
     .label("instance", "Instance")
@@ -217,8 +218,14 @@ fn instances() -> Panel {
     .with("Job", &json!([{ "id": "custom.width", "value": 150 }]))
     .with("Lag, p99", &json!([{ "id": "custom.width", "value": 90 }]))
     .with("Workers", &json!([{ "id": "custom.width", "value": 80 }]))
-    .with("Stalled now", &json!([{ "id": "custom.width", "value": 100 }]))
-    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE), link("Its stalls, with their lines of code", ROW_TO_STALLS)] }]))
+    .with(
+        "Stalled now",
+        &json!([
+            { "id": "custom.width", "value": 100 },
+            { "id": "links", "value": [link("Its stalls, with their lines of code", ROW_TO_STALLS)] },
+        ]),
+    )
+    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
     .nothing("No instance")
 }
 

@@ -6,7 +6,7 @@ use crate::stolen_table;
 use crate::variable::{INSTANCE, JOB, METHOD, ROUTE};
 
 const LINE_OF_CODE: &str = "\
-**From here to the line of code.** Where the service shows its stalls (`Server::show_stalls`), a click on an instance beside leads to them. \
+**From here to the line of code.** Where the service shows its stalls (`Server::show_stalls`), a click on their number beside leads to them. \
 Else: each stall is one event in the log of its process: target `tower_stall`, with `route`, `cause`, `location` \
 (`src/report.rs:20`) and `stack`. Search the logs of the instances in the table beside for `tower_stall` and this route, at the time of a bar above.
 

@@ -37,16 +37,24 @@ pub(crate) fn by_route() -> Panel {
 pub(crate) fn by_instance() -> Panel {
     Panel::table(
         "Where it stalls",
-        "Instances by what the routes chosen stole there in the time shown. If one stands out, it is that machine or its clients. A click \
-        opens the instance, or its reports with their lines of code, where the service shows them; else they are in its log.",
+        "Instances by what the routes chosen stole there in the time shown. If one stands out, it is that machine or its clients. A click on the \
+        instance opens its dashboard; one on the number of stalls its reports with their lines of code, where the service shows them. Else \
+        they are in its log.",
     )
     .label("job", "Job")
     .label("instance", "Instance")
     .column("Stolen per second", "none", &format!("topk(20, {})", stolen("job, instance", "{$route}")))
     .column("Stalls", "none", &stalls("job, instance", "{$route}"))
     .gauge("Stolen per second", 4, 220)
-    .with("Stalls", &json!([{ "id": "decimals", "value": 0 }, { "id": "custom.width", "value": 80 }]))
-    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE), link("Its stalls, with their lines of code", ROW_TO_STALLS)] }]))
+    .with(
+        "Stalls",
+        &json!([
+            { "id": "decimals", "value": 0 },
+            { "id": "custom.width", "value": 80 },
+            { "id": "links", "value": [link("Its stalls, with their lines of code", ROW_TO_STALLS)] },
+        ]),
+    )
+    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
     .nothing("No stalls")
 }
 
