@@ -41,15 +41,20 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn scrape(addr: SocketAddr) -> String {
+    let (head, body) = get_page(addr, "/metrics");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    body
+}
+
+fn get_page(addr: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
-    body.to_owned()
+    (head.to_owned(), body.to_owned())
 }
 
 /// The value of the first series that begins with `series`.
@@ -236,7 +241,8 @@ fn a_recorder_installed_after_the_first_request_gets_everything_from_then_on() {
         let text = handle.render();
         assert!(text.contains("# HELP tower_stall_requests_total "));
         for name in ["workers_stalled{runtime=", "in_progress_seconds{", "rescues_total{", "events_dropped_total"] {
-            assert_eq!(value(&text, &format!("tower_stall_{name}")), Some(0.0), "{name}");
+            // Routes are handed over first, the rest a moment later.
+            eventually(name, || value(&handle.render(), &format!("tower_stall_{name}")) == Some(0.0));
         }
     });
 }
@@ -312,6 +318,29 @@ fn other_paths_and_methods_are_told_where_to_go() {
         assert!(ask("GET /").starts_with("HTTP/1.1 404"));
         assert!(ask("POST /metrics").starts_with("HTTP/1.1 405"));
         assert!(ask("HEAD /metrics").starts_with("HTTP/1.1 200"));
+        assert!(ask("GET /stalls").starts_with("HTTP/1.1 404"));
+    });
+}
+
+#[test]
+fn stalls_that_are_shown_can_be_read_while_the_only_worker_is_held() {
+    alone("stalls_that_are_shown_can_be_read_while_the_only_worker_is_held", || {
+        let server = serve(([127, 0, 0, 1], 0)).unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let monitor = StallMonitor::builder().runtime(runtime.handle().clone()).spawn().unwrap();
+        let shown = monitor.clone();
+        server.show_stalls(move || shown.recent_stalls());
+        let app = app(&monitor);
+        let blocked = runtime.spawn(async move {
+            ask(&app, "/nap").await;
+            ask(&app, "/block").await;
+        });
+        let stalls = || get_page(server.local_addr(), "/stalls").1;
+        eventually("the one in progress is shown", || stalls().starts_with("GET /block has held its thread"));
+        assert!(!blocked.is_finished(), "shown only after the block");
+        eventually("so is the one before", || stalls().contains("\nGET /nap held its thread"));
+        runtime.block_on(blocked).unwrap();
+        eventually("the last one is first", || stalls().starts_with("GET /block held its thread"));
     });
 }
 

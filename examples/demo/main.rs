@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tower_stall::StallMonitor;
+use tower_stall::prometheus::Server;
 
 use self::flame::Flamegraph;
 use self::options::{Command, HELP, Options};
@@ -90,17 +91,19 @@ fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 
 impl Demo {
     fn start(options: &Options, screen: &Screen) -> Result<Self, Failure> {
-        let metrics = serve_metrics(options.metrics_port)?;
+        let server = serve_metrics(options.metrics_port)?;
         let service = runtime("service", options.workers)?;
         let clients = runtime("clients", 1)?;
         let monitor = watch(&service, options)?;
+        let shown = monitor.clone();
+        server.show_stalls(move || shown.recent_stalls());
         let address = service.block_on(service::start(local(options.port), &monitor))?;
-        let traffic = options.traffic.then(|| Traffic::start(&clients, address));
+        let traffic = options.traffic.then(|| Traffic::start(&clients, address, options.healthy));
         if options.deadlock {
             traffic::ask_once(address, "/accounts/7/transfer/7")?;
         }
         let interrupted = interrupts(&clients);
-        let page = Page::new(monitor, options, address, metrics, traffic, screen.has_colors());
+        let page = Page::new(monitor, options, address, server.local_addr(), traffic, screen.has_colors());
         Ok(Self { service, clients, interrupted, page })
     }
 
@@ -128,9 +131,8 @@ impl Demo {
     }
 }
 
-fn serve_metrics(port: u16) -> Result<SocketAddr, Failure> {
-    let server = tower_stall::prometheus::serve(local(port)).map_err(|error| format!("{error} (--metrics-port)"))?;
-    Ok(server.local_addr())
+fn serve_metrics(port: u16) -> Result<Server, Failure> {
+    Ok(tower_stall::prometheus::serve(local(port)).map_err(|error| format!("{error} (--metrics-port)"))?)
 }
 
 fn watch(service: &Runtime, options: &Options) -> Result<StallMonitor, tower_stall::SpawnError> {

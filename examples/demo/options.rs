@@ -18,6 +18,7 @@ Options:
   --threshold-ms N  a poll that takes longer is a stall [default: 25]
   --seconds N       ends after that time [default: at Ctrl-C]
   --no-rescue       lets timers and I/O stand still while the worker that drives them is held
+  --healthy         makes no requests to the bad routes
   --no-traffic      makes no requests: bring your own
   --no-signals      does not interrupt threads that run, so that their lines are not known
   --deadlock        sends a request whose handler waits for a lock that it has itself
@@ -38,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) threshold: Duration,
     pub(crate) seconds: Option<u64>,
     pub(crate) rescue: bool,
+    pub(crate) healthy: bool,
     pub(crate) traffic: bool,
     pub(crate) signals: bool,
     pub(crate) deadlock: bool,
@@ -54,6 +56,7 @@ impl Default for Options {
             threshold: Duration::from_millis(25),
             seconds: None,
             rescue: true,
+            healthy: false,
             traffic: true,
             signals: true,
             deadlock: false,
@@ -85,6 +88,7 @@ impl Options {
             "--threshold-ms" => self.threshold = Duration::from_millis(value()?.number(1..=60_000)?),
             "--seconds" => self.seconds = Some(value()?.number(1..=86_400)?),
             "--no-rescue" => self.rescue = false,
+            "--healthy" => self.healthy = true,
             "--no-traffic" => self.traffic = false,
             "--no-signals" => self.signals = false,
             "--deadlock" => self.deadlock = true,

@@ -33,20 +33,24 @@ struct Counts {
 }
 
 /// One user who asks the same again and again, `{}` being a number that grows.
-#[derive(Clone, Copy)]
 struct User {
     method: &'static str,
     path: &'static str,
     pause: Duration,
 }
 
-const USERS: [User; 11] = [
+/// Who is served well, as long as nobody else is there.
+const HEALTHY: [User; 6] = [
     User::every(100, "GET", "/health"),
     User::every(80, "GET", "/users/{}"),
     User::every(90, "GET", "/users/{}"),
     User::every(110, "GET", "/orders/{}"),
     User::every(130, "GET", "/orders/{}"),
     User::every(500, "POST", "/thumbnails"),
+];
+
+/// Whose requests hold the workers.
+const SICK: [User; 5] = [
     User::every(330, "GET", "/legacy/report"),
     User::every(370, "GET", "/files/{}.txt"),
     User::every(290, "GET", "/cache/{}"),
@@ -66,9 +70,10 @@ pub(crate) fn ask_once(service: SocketAddr, path: &str) -> io::Result<()> {
 // === impl Traffic ===
 
 impl Traffic {
-    pub(crate) fn start(clients: &Runtime, service: SocketAddr) -> Self {
+    pub(crate) fn start(clients: &Runtime, service: SocketAddr, healthy: bool) -> Self {
         let traffic = Self::default();
-        for user in USERS {
+        let sick: &[User] = if healthy { &[] } else { &SICK };
+        for user in HEALTHY.iter().chain(sick) {
             clients.spawn(user.ask_forever(service, traffic.clone()));
         }
         traffic
@@ -95,7 +100,7 @@ impl User {
         Self { method, path, pause: Duration::from_millis(millis) }
     }
 
-    async fn ask_forever(self, service: SocketAddr, traffic: Traffic) {
+    async fn ask_forever(&self, service: SocketAddr, traffic: Traffic) {
         let http = Client::builder(TokioExecutor::new()).build_http();
         let mut pace = time::interval(self.pause);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

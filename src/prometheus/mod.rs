@@ -3,9 +3,12 @@
 //! [`serve`] is for a process that has no `metrics` recorder yet. One that sets up its own
 //! [`PrometheusBuilder`] passes it through [`buckets`], and should run the exporter outside
 //! the watched runtime: an endpoint that is a task of the stalled runtime is silent just when it is needed.
+//!
+//! [`Server::show_stalls`] puts the reports beside the metrics, for people who come from a dashboard or an alert.
 
 mod recorder;
 mod server;
+mod stalls;
 
 use std::error::Error;
 use std::fmt;

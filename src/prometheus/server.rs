@@ -1,4 +1,4 @@
-//! `GET /metrics` on a thread of its own.
+//! `GET /metrics`, and `GET /stalls`, on a thread of its own.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,14 +17,31 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::{Builder, Runtime};
 
+use super::stalls::Stalls;
+use crate::stall::Stall;
+
 /// How often samples of other libraries are drained where nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-const CONTENT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Serves metrics until the process ends. From [`serve`](super::serve).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     local_addr: SocketAddr,
+    stalls: Stalls,
+}
+
+/// What each connection answers from.
+#[derive(Clone)]
+struct Pages {
+    metrics: PrometheusHandle,
+    stalls: Stalls,
+}
+
+enum Page {
+    Metrics,
+    Stalls,
 }
 
 /// A bound address that does not answer yet.
@@ -45,6 +62,24 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Answers `GET /stalls` too, with the reports of these stalls: those in progress first, then the latest.
+    ///
+    /// Text, for the person who comes from a dashboard and wants the line of code, also while every worker is held. `stalls` is asked at each
+    /// request, on the serving thread; those of several calls follow one another. It is kept until the process ends, and with it whatever
+    /// it holds. Without a call there is no such page. Whoever reaches the address reads paths and functions of your code.
+    ///
+    /// ```no_run
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?;
+    /// let monitor = tower_stall::StallMonitor::builder().spawn()?;
+    /// let shown = monitor.clone();
+    /// server.show_stalls(move || shown.recent_stalls());
+    /// # Ok(()) }
+    /// ```
+    pub fn show_stalls(&self, stalls: impl Fn() -> Vec<Stall> + Send + Sync + 'static) {
+        self.stalls.add(Box::new(stalls));
     }
 }
 
@@ -71,11 +106,12 @@ impl Listener {
     pub(super) fn spawn(self, handle: PrometheusHandle) -> io::Result<Start> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (go, word) = mpsc::channel();
-        let server = Server { local_addr: self.local_addr };
+        let server = Server { local_addr: self.local_addr, stalls: Stalls::default() };
+        let pages = Pages { metrics: handle, stalls: server.stalls.clone() };
         let listener = self.inner;
         let run = move || {
             if word.recv().is_ok() {
-                answer(&runtime, listener, &handle);
+                answer(&runtime, listener, &pages);
             }
         };
         let thread = std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
@@ -83,14 +119,14 @@ impl Listener {
     }
 }
 
-fn answer(runtime: &Runtime, listener: TcpListener, handle: &PrometheusHandle) {
+fn answer(runtime: &Runtime, listener: TcpListener, pages: &Pages) {
     runtime.block_on(async {
         // It was made non-blocking and this runtime has I/O: there is no other way to fail.
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-        tokio::spawn(upkeep(handle.clone()));
+        tokio::spawn(upkeep(pages.metrics.clone()));
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(connection(TokioIo::new(stream), handle.clone()))),
+                Ok((stream, _)) => drop(tokio::spawn(connection(TokioIo::new(stream), pages.clone()))),
                 // Out of file descriptors, most likely: wait for some to be closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -105,32 +141,37 @@ async fn upkeep(handle: PrometheusHandle) {
     }
 }
 
-async fn connection(stream: TokioIo<tokio::net::TcpStream>, handle: PrometheusHandle) {
+async fn connection(stream: TokioIo<tokio::net::TcpStream>, pages: Pages) {
     let service = service_fn(|request| {
-        let response = respond(&request, &handle);
+        let response = respond(&request, &pages);
         async { Ok::<_, Infallible>(response) }
     });
     // A connection that breaks is its client's concern.
     let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await;
 }
 
-fn respond(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<Full<Bytes>> {
-    let plain = |status, text: &'static str| {
-        let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
-        response
+fn respond(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
+    let page = match request.uri().path() {
+        "/metrics" => Page::Metrics,
+        "/stalls" if pages.stalls.are_shown() => Page::Stalls,
+        _ => return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
     };
-    match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET | &Method::HEAD) => {
-            let mut response = Response::new(Full::from(handle.render()));
-            response.headers_mut().insert(CONTENT_TYPE, CONTENT);
-            response
-        }
-        ("/metrics", _) => {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "metrics are had by GET\n");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            response
-        }
-        _ => plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "it is had by GET\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
+    let (content, text) = match page {
+        Page::Metrics => (METRICS, pages.metrics.render()),
+        Page::Stalls => (TEXT, pages.stalls.text()),
+    };
+    let mut response = Response::new(Full::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, content);
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
 }

@@ -77,6 +77,9 @@ fn is_runtime(symbol: &Symbol) -> bool {
     symbol.file.as_ref().is_some_and(|file| file.contains("/tokio-1.") && file.contains("/src/runtime/"))
 }
 
+/// Where the standard library's own dependencies were when it was built.
+const OF_STD: &str = "/rust/deps/";
+
 fn frame(symbol: &Symbol, origin: Origin) -> Frame {
     let location = symbol.file.as_ref().zip(symbol.line);
     Frame {
@@ -97,7 +100,8 @@ fn shown(file: &str) -> String {
         let here = HERE.get_or_init(|| std::env::current_dir().ok().filter(|here| here.parent().is_some()));
         Path::new(file).strip_prefix(here.as_ref()?).ok()?.to_str()
     };
-    of_std.or_else(of_dependency).or_else(of_application).unwrap_or(file).to_owned()
+    let of_stds_dependency = || file.strip_prefix(OF_STD);
+    of_std.or_else(of_dependency).or_else(of_stds_dependency).or_else(of_application).unwrap_or(file).to_owned()
 }
 
 /// Calls that the compiler or std makes on the way to the next one, and that say nothing.
@@ -127,7 +131,7 @@ impl Origin {
         let has = |part: &str| file.contains(part);
         if has("/rustc/") || has("/lib/rustlib/src/rust/") {
             Self::Std
-        } else if has("/registry/src/") || has("/git/checkouts/") || has("/vendor/") {
+        } else if file.starts_with(OF_STD) || has("/registry/src/") || has("/git/checkouts/") || has("/vendor/") {
             Self::Dependency
         } else if has("/build/") && has("/out/") && has("/target/") {
             Self::Generated
@@ -223,6 +227,14 @@ mod tests {
         let frames = trim(&stack);
         assert!(!frames[1].is_application() && frames[2].is_application());
         assert_eq!(frames[2].location().unwrap().to_string(), "/home/me/app/src/main.rs:7");
+    }
+
+    #[test]
+    fn what_the_standard_library_depends_on_is_nobodys_application() {
+        let table = symbol("hashbrown::raw::RawTable<T>::drop", "/rust/deps/hashbrown-0.16.1/src/raw/mod.rs", 519);
+        let frames = trim(&[native("free"), table, application("handler", 3), own()]);
+        assert!(!frames[1].is_application() && frames[2].is_application());
+        assert_eq!(frames[1].location().unwrap().to_string(), "hashbrown-0.16.1/src/raw/mod.rs:519");
     }
 
     #[test]
