@@ -1,10 +1,10 @@
 //! A test that the demo names the lines of its own bad routes, and the deadlock while it lasts.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, unsafe_code)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Each bad route, and the line that holds its worker, by a part of that line.
 const SICK: [(&str, &str, &str); 6] = [
-    ("/legacy/report", "sick.rs", "thread::sleep("),
-    ("/files/{name}", "backends.rs", "file.read_to_string("),
-    ("/cache/{key}", "backends.rs", "self.entries.lock()"),
-    ("/export", "work.rs", ""),
-    ("/events", "work.rs", ""),
-    ("/accounts/{from}/transfer/{to}", "backends.rs", "self.balances[number % 10].lock()"),
+    ("/legacy/report", "examples/demo/sick.rs", "thread::sleep("),
+    ("/files/{name}", "examples/demo/backends.rs", "file.read_to_string("),
+    ("/cache/{key}", "examples/demo/backends.rs", "self.entries.lock()"),
+    ("/export", "examples/demo/work.rs", ""),
+    ("/events", "examples/common/burn.rs", ""),
+    ("/accounts/{from}/transfer/{to}", "examples/demo/backends.rs", "self.balances[number % 10].lock()"),
 ];
 
 /// The demo under way, stopped when the test ends.
@@ -42,6 +42,14 @@ impl Demo {
         Self { process, log }
     }
 
+    /// As by Ctrl-C.
+    fn end(&mut self) -> ExitStatus {
+        let process = libc::pid_t::try_from(self.process.id()).unwrap();
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(process, libc::SIGINT) }, 0);
+        self.process.wait().unwrap()
+    }
+
     /// The reports of a route, a line each.
     fn reports(&self, route: &str) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -57,12 +65,12 @@ impl Drop for Demo {
     }
 }
 
-/// The lines of a file of the demo that contain a text.
+/// The lines of a file that contain a text.
 fn lines_with(file: &str, text: &str) -> Vec<String> {
-    let source = fs::read_to_string(Path::new("examples/demo").join(file)).unwrap();
+    let source = fs::read_to_string(file).unwrap();
     let numbered = (1..).zip(source.lines());
     let found = numbered.filter(|(_, line)| line.contains(text));
-    found.map(|(number, _)| format!(" location=examples/demo/{file}:{number} ")).collect()
+    found.map(|(number, _)| format!(" location={file}:{number} ")).collect()
 }
 
 #[test]
@@ -70,7 +78,7 @@ fn each_bad_route_has_its_line_and_the_deadlock_while_it_lasts() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let graph = folder.join("demo.svg");
     let graph = graph.to_str().unwrap();
-    let mut demo = Demo::start(folder, &["--deadlock", "--seconds", "12", "--flamegraph", graph]);
+    let mut demo = Demo::start(folder, &["--deadlock", "--flamegraph", graph]);
     let began = Instant::now();
     for (route, file, text) in SICK {
         let lines = lines_with(file, text);
@@ -82,7 +90,7 @@ fn each_bad_route_has_its_line_and_the_deadlock_while_it_lasts() {
     }
     let deadlock = demo.reports(SICK[5].0);
     assert!(deadlock.iter().all(|report| report.contains("in_progress=true")), "{deadlock:#?}");
-    assert!(demo.process.wait().unwrap().success());
+    assert!(demo.end().success());
     let graph = fs::read_to_string(graph).unwrap();
     for (route, file, _) in &SICK[..5] {
         assert!(graph.contains(&format!("GET {route}")) && graph.contains(file), "{route} is not in the graph");

@@ -101,7 +101,20 @@ fn shown(file: &str) -> String {
         Path::new(file).strip_prefix(here.as_ref()?).ok()?.to_str()
     };
     let of_stds_dependency = || file.strip_prefix(OF_STD);
-    of_std.or_else(of_dependency).or_else(of_stds_dependency).or_else(of_application).unwrap_or(file).to_owned()
+    let shown = of_std.or_else(of_dependency).or_else(of_stds_dependency).or_else(of_application);
+    without_detours(shown.unwrap_or(file))
+}
+
+/// `a/../b` is `b`: the attribute `path` of a module leads there.
+fn without_detours(file: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in file.split('/') {
+        match (part, parts.last()) {
+            ("..", Some(&last)) if !matches!(last, "" | "." | "..") => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// Calls that the compiler or std makes on the way to the next one, and that say nothing.
@@ -281,6 +294,9 @@ mod tests {
         assert_eq!(shown(&format!("{DEPENDENCY}pg-1.0.0/src/lib.rs")), "pg-1.0.0/src/lib.rs");
         assert_eq!(shown(&format!("{}/src/main.rs", std::env::current_dir().unwrap().display())), "src/main.rs");
         assert_eq!(shown("/elsewhere/src/main.rs"), "/elsewhere/src/main.rs");
+        assert_eq!(shown("examples/demo/../common/burn.rs"), "examples/common/burn.rs");
+        assert_eq!(shown("/a/b/../../c.rs"), "/c.rs");
+        assert_eq!(shown("../../c.rs"), "../../c.rs");
     }
 
     #[test]
