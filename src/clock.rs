@@ -23,7 +23,7 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match self {
-            Self::Counter(clock) => clock.raw(),
+            Self::Counter(clock) => read(clock),
             Self::Os(origin) => saturating_nanos(origin.elapsed()),
             #[cfg(all(test, not(tower_stall_loom)))]
             Self::Manual(now) => now.load(std::sync::atomic::Ordering::Relaxed),
@@ -57,6 +57,19 @@ impl Clock {
         let ticks = u128::from(nanos) * u128::from(SECOND) / u128::from(per_second);
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
+}
+
+/// The counter that quanta reads, without the call into quanta that is not inlined: 4 instructions in place of 12.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[inline]
+fn read(_: &quanta::Clock) -> u64 {
+    crate::os::time_stamp()
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[inline]
+fn read(clock: &quanta::Clock) -> u64 {
+    clock.raw()
 }
 
 fn saturating_nanos(duration: Duration) -> u64 {

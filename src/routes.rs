@@ -159,6 +159,11 @@ impl Routes {
         self.names.get(id.index())?.get()
     }
 
+    /// Whether `id` is the number of that very name, and not one that stands for it.
+    pub(crate) fn is_named(&self, id: RouteId, name: &str) -> bool {
+        self.get(id).is_some_and(|route| &*route.name == name)
+    }
+
     /// Every number that has a name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RouteId, &Route)> {
         self.names.iter().zip(0..).filter_map(|(name, id)| Some((RouteId(id), name.get()?)))

@@ -5,8 +5,14 @@
 
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::ptr;
+use std::sync::Arc;
+// Not loom's: no model has it.
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
 
 use crate::clock::Clock;
@@ -32,43 +38,97 @@ struct Stamp {
     task: Waker,
 }
 
+/// What one poll is woken by: the waker that a poll before left, or one on the stack that becomes an allocated one only when it is cloned.
+#[derive(Debug)]
+pub(crate) struct Lent<'a> {
+    wakes: &'a mut Wakes,
+    /// Whether the polls before were of the same task.
+    same_task: bool,
+    lazy: Lazy<'a>,
+}
+
 /// A stamping waker on the stack.
+#[derive(Debug)]
 struct Lazy<'a> {
     clock: &'a Clock,
     task: &'a Waker,
-    stamp: OnceLock<Arc<Stamp>>,
+    /// An `Arc` of its own once the waker was cloned, null before. A `OnceLock` takes five times the instructions.
+    stamp: AtomicPtr<Stamp>,
+}
+
+/// A waker that is not to be dropped.
+pub(crate) enum Borrowed<'a> {
+    Kept(&'a Waker),
+    OnStack(ManuallyDrop<Waker>, PhantomData<&'a Waker>),
 }
 
 // === impl Wakes ===
 
 impl Wakes {
     /// When the future was first woken since this was last asked, in ticks.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self) -> Option<u64> {
-        let woken = &self.0.as_ref()?.stamp.woken;
-        let is_set = woken.load(Ordering::Relaxed) != 0;
-        is_set.then(|| woken.swap(0, Ordering::Relaxed))
+        let stamp = &self.0.as_ref()?.stamp;
+        let woken = stamp.woken.load(Ordering::Relaxed);
+        // A wake in between finds it stamped, and leads to the same poll. So a plain store does, which is a fifth of the time of a swap.
+        (woken != 0).then(|| {
+            stamp.woken.store(0, Ordering::Relaxed);
+            woken
+        })
+    }
+
+    /// Lends a waker for one poll of a future of `task`.
+    #[inline(always)]
+    pub(crate) fn lend<'a>(&'a mut self, clock: &'a Clock, task: &'a Waker) -> Lent<'a> {
+        // Wakers of another task are let go once there are new ones: they still wake that one.
+        let same_task = self.0.as_ref().is_some_and(|stamping| stamping.stamp.task.will_wake(task));
+        Lent { wakes: self, same_task, lazy: Lazy { clock, task, stamp: AtomicPtr::new(ptr::null_mut()) } }
     }
 
     /// Polls with a waker that stamps.
-    #[inline]
     pub(crate) fn poll<R>(
         &mut self,
         clock: &Clock,
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> R,
     ) -> R {
-        match &self.0 {
-            Some(stamping) if stamping.stamp.task.will_wake(cx.waker()) => {
-                poll(&mut Context::from_waker(&stamping.waker))
-            }
-            // The first poll, or the future has moved to another task. Wakers of the old task are let go: they still wake it.
-            _ => {
-                let lazy = Lazy { clock, task: cx.waker(), stamp: OnceLock::new() };
-                let result = poll(&mut Context::from_waker(&lazy.waker()));
-                self.0 = lazy.stamp.into_inner().map(Stamping::new);
-                result
-            }
+        let lent = self.lend(clock, cx.waker());
+        let result = poll(&mut Context::from_waker(&lent.waker()));
+        lent.end();
+        result
+    }
+}
+
+// === impl Lent ===
+
+impl Lent<'_> {
+    #[inline(always)]
+    pub(crate) fn waker(&self) -> Borrowed<'_> {
+        match &self.wakes.0 {
+            Some(stamping) if self.same_task => Borrowed::Kept(&stamping.waker),
+            _ => self.lazy.waker(),
+        }
+    }
+
+    /// The poll is over: the waker is kept for further ones, if it was cloned.
+    #[inline(always)]
+    pub(crate) fn end(mut self) {
+        if let Some(stamp) = self.lazy.take() {
+            self.wakes.0 = Some(Stamping::new(stamp));
+        }
+    }
+}
+
+// === impl Borrowed ===
+
+impl Deref for Borrowed<'_> {
+    type Target = Waker;
+
+    #[inline(always)]
+    fn deref(&self) -> &Waker {
+        match self {
+            Self::Kept(waker) => waker,
+            Self::OnStack(waker, _) => waker,
         }
     }
 }
@@ -76,6 +136,7 @@ impl Wakes {
 // === impl Stamping ===
 
 impl Stamping {
+    #[cold]
     fn new(stamp: Arc<Stamp>) -> Self {
         let waker = Waker::from(Arc::clone(&stamp));
         Self { stamp, waker }
@@ -85,8 +146,12 @@ impl Stamping {
 // === impl Stamp ===
 
 impl Stamp {
+    /// Of two wakes at once either may be the first.
+    #[inline]
     fn stamp(&self) {
-        let _ = self.woken.compare_exchange(0, self.clock.now(), Ordering::Relaxed, Ordering::Relaxed);
+        if self.woken.load(Ordering::Relaxed) == 0 {
+            self.woken.store(self.clock.now(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -107,30 +172,50 @@ impl Lazy<'_> {
     const VTABLE: RawWakerVTable =
         RawWakerVTable::new(Self::clone_raw, Self::wake_by_ref_raw, Self::wake_by_ref_raw, |_| {});
 
+    #[inline(always)]
+    fn take(&mut self) -> Option<Arc<Stamp>> {
+        let stamp = std::mem::replace(self.stamp.get_mut(), ptr::null_mut());
+        // SAFETY: what is not null came from `Arc::into_raw` in `stamp`, and is given back once: it is null from here on.
+        (!stamp.is_null()).then(|| unsafe { Arc::from_raw(stamp) })
+    }
+
     /// A waker that borrows `self`. Its clones do not.
-    fn waker(&self) -> ManuallyDrop<Waker> {
+    #[inline(always)]
+    fn waker(&self) -> Borrowed<'_> {
         const fn is_thread_safe<T: Send + Sync>() {}
         const { is_thread_safe::<Lazy<'_>>() };
         let data = std::ptr::from_ref(self).cast();
         // SAFETY: The contract of `RawWaker` is kept:
         // - all functions of the table take the pointer as a `&Lazy`, which is `Sync`, as asserted above;
-        // - `data` outlives the waker: it is lent out by reference only, inside a `Context`, while `self` is borrowed by the
-        //   caller, and nothing can own it, as it is in `ManuallyDrop`;
+        // - `data` outlives the waker: `Borrowed` borrows `self`, and gives out references only, so nothing can own the waker, as it
+        //   is in `ManuallyDrop`;
         // - `clone` gives a waker of its own, which does not point here; `drop` has nothing to give back.
-        ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, &Self::VTABLE)) })
+        let waker = unsafe { Waker::from_raw(RawWaker::new(data, &Self::VTABLE)) };
+        Borrowed::OnStack(ManuallyDrop::new(waker), PhantomData)
     }
 
-    fn stamp(&self) -> &Arc<Stamp> {
-        self.stamp.get_or_init(|| {
+    /// The allocated one, made now if it is the first time. Two threads may do so at once: one of them wins.
+    fn stamp(&self) -> ManuallyDrop<Arc<Stamp>> {
+        let mut stamp = self.stamp.load(Acquire);
+        if stamp.is_null() {
             let (clock, task) = (self.clock.clone(), self.task.clone());
-            Arc::new(Stamp { clock, woken: AtomicU64::new(0), task })
-        })
+            let new = Arc::new(Stamp { clock, woken: AtomicU64::new(0), task });
+            stamp = Arc::into_raw(new).cast_mut();
+            if let Err(first) = self.stamp.compare_exchange(ptr::null_mut(), stamp, AcqRel, Acquire) {
+                // SAFETY: the `Arc` that was made above, which nobody else has seen.
+                drop(unsafe { Arc::from_raw(stamp) });
+                stamp = first;
+            }
+        }
+        // SAFETY: of `Arc::into_raw`, here or on the thread that won; the `Arc` is `self`'s until `take`, which has `self` for itself,
+        // and this reference is not dropped.
+        ManuallyDrop::new(unsafe { Arc::from_raw(stamp) })
     }
 
     fn clone_raw(data: *const ()) -> RawWaker {
         // SAFETY: `data` is the `Lazy` that `waker` was called on; it is alive, as argued there.
         let lazy = unsafe { &*data.cast::<Lazy<'_>>() };
-        let waker = ManuallyDrop::new(Waker::from(Arc::clone(lazy.stamp())));
+        let waker = ManuallyDrop::new(Waker::from(Arc::clone(&lazy.stamp())));
         RawWaker::new(waker.data(), waker.vtable())
     }
 
@@ -138,6 +223,13 @@ impl Lazy<'_> {
         // SAFETY: As in `clone_raw`.
         let lazy = unsafe { &*data.cast::<Lazy<'_>>() };
         lazy.stamp().wake_by_ref();
+    }
+}
+
+impl Drop for Lazy<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 

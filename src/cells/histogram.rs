@@ -64,6 +64,11 @@ impl Bounds {
     /// The bucket of a sample; one that equals a bound belongs below it, as Prometheus' `le` says.
     #[inline]
     pub(crate) fn bucket(&self, ticks: u64) -> usize {
+        // Nearly all polls are short.
+        if ticks <= self.0[0] { 0 } else { self.search(ticks) }
+    }
+
+    fn search(&self, ticks: u64) -> usize {
         self.0.iter().position(|&bound| ticks <= bound).unwrap_or(BUCKETS - 1)
     }
 }

@@ -1,7 +1,5 @@
 //! One lane per thread: its slot and its cells. Lanes are never removed; that of a thread that ended goes to the next new one.
 
-use std::cell::RefCell;
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use super::RouteCells;
@@ -9,7 +7,7 @@ use super::histogram::add;
 use super::slot::Slot;
 use super::watched::Watched;
 use crate::os::Tid;
-use crate::routes::{Known, Method, RouteId, Routes};
+use crate::routes::RouteId;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// What one thread writes, and no other.
@@ -19,15 +17,13 @@ pub(crate) struct Lane {
     pub(crate) slot: Slot,
     requests_started: AtomicU64,
     requests_ended: AtomicU64,
-    /// How long polls inside the one that goes on have stalled, in ticks: it is not blamed for the same time.
-    stalled_inside: AtomicU64,
     /// The worker's index in the watched runtime plus one, 0 for other threads.
     worker: AtomicU64,
     /// The thread's number in the kernel, 0 while nobody has the lane.
     thread: AtomicU64,
     /// The lowest address of the thread's stack, and the first one above it; 0 where they are not known.
     stack: [AtomicU64; 2],
-    routes: Box<[OnceLock<Box<RouteCells>>]>,
+    routes: Box<[OnceLock<Arc<RouteCells>>]>,
     owner: Owner,
     pub(crate) watched: Watched,
 }
@@ -48,39 +44,14 @@ struct Owner(AtomicBool);
 /// The lanes of one monitor, a list that only grows.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    id: LanesId,
     routes: usize,
     head: OnceLock<Box<Node>>,
 }
-
-/// Tells the lanes of one monitor from those of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LanesId(u64);
 
 #[derive(Debug)]
 struct Node {
     lane: Arc<Lane>,
     next: OnceLock<Box<Node>>,
-}
-
-/// A lane taken by this thread.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    lanes: LanesId,
-    lane: Arc<Lane>,
-    routes: Known,
-}
-
-/// This thread's lane.
-#[derive(Debug)]
-pub(crate) enum OwnLane {
-    Kept(Arc<Lane>),
-    /// The thread is ending and its kept lanes are gone already: one for the moment.
-    Passing(Box<Taken>),
-}
-
-thread_local! {
-    static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
 }
 
 // === impl Lane ===
@@ -91,7 +62,6 @@ impl Lane {
             slot: Slot::default(),
             requests_started: AtomicU64::new(0),
             requests_ended: AtomicU64::new(0),
-            stalled_inside: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             thread: AtomicU64::new(0),
             stack: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -103,8 +73,8 @@ impl Lane {
 
     /// The cells of a route, made when the thread first meets it.
     #[inline]
-    pub(crate) fn cells(&self, route: RouteId) -> &RouteCells {
-        self.routes[route.index()].get_or_init(Box::default)
+    pub(crate) fn cells(&self, route: RouteId) -> &Arc<RouteCells> {
+        self.routes[route.index()].get_or_init(Arc::default)
     }
 
     #[inline]
@@ -144,18 +114,11 @@ impl Lane {
         self.thread.store(u64::try_from(thread.0).unwrap_or(0), Ordering::Release);
     }
 
-    /// Takes the time of the stalls inside the poll that goes on, or has just ended.
-    #[inline]
-    pub(crate) fn take_stalled_inside(&self) -> u64 {
-        let ticks = self.stalled_inside.load(Ordering::Relaxed);
-        self.set_stalled_inside(0);
-        ticks
-    }
-
-    /// Sets the time of the stalls inside the poll that goes on.
-    #[inline]
-    pub(crate) fn set_stalled_inside(&self, ticks: u64) {
-        self.stalled_inside.store(ticks, Ordering::Relaxed);
+    /// Gives the lane back, for the next thread.
+    pub(crate) fn free(&self) {
+        self.set_worker(None);
+        self.set_thread(Tid(0), [0, 0]);
+        self.owner.free();
     }
 }
 
@@ -176,9 +139,7 @@ impl Owner {
 
 impl Lanes {
     pub(crate) fn new(routes: usize) -> Self {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let id = LanesId(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        Self { id, routes, head: OnceLock::new() }
+        Self { routes, head: OnceLock::new() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> + Clone {
@@ -197,45 +158,8 @@ impl Lanes {
         started.saturating_sub(ended) as usize
     }
 
-    /// This thread's lane; `first` is called with one that is new to it.
-    #[inline]
-    pub(crate) fn own(&self, first: impl FnOnce(&Lane)) -> OwnLane {
-        let kept = TAKEN.try_with(|taken| {
-            let mut taken = taken.borrow_mut();
-            match taken.iter().find(|taken| taken.lanes == self.id) {
-                Some(own) => Arc::clone(&own.lane),
-                None => self.keep(&mut taken, first),
-            }
-        });
-        kept.map_or_else(|_| OwnLane::Passing(Box::new(Taken::new(self))), OwnLane::Kept)
-    }
-
-    /// The number of a pair, from this thread's own table where it is there.
-    #[inline]
-    pub(crate) fn route(&self, routes: &Routes, method: Method, name: Option<&str>) -> RouteId {
-        let Some(name) = name else {
-            return routes.id(method, None);
-        };
-        let own = TAKEN.try_with(|taken| {
-            let mut taken = taken.borrow_mut();
-            let own = taken.iter_mut().find(|taken| taken.lanes == self.id)?;
-            Some(own.route(routes, method, name))
-        });
-        own.ok().flatten().unwrap_or_else(|| routes.id(method, Some(name)))
-    }
-
-    #[cold]
-    fn keep(&self, taken: &mut Vec<Taken>, first: impl FnOnce(&Lane)) -> Arc<Lane> {
-        // Lanes that no monitor knows any more are only in the way.
-        taken.retain(|taken| Arc::strong_count(&taken.lane) > 1);
-        let own = Taken::new(self);
-        first(&own.lane);
-        let lane = Arc::clone(&own.lane);
-        taken.push(own);
-        lane
-    }
-
-    fn take(&self) -> Arc<Lane> {
+    /// A lane for a thread that has none: free it at the end.
+    pub(crate) fn take(&self) -> Arc<Lane> {
         match self.iter().find(|lane| lane.owner.take()) {
             Some(free) => Arc::clone(free),
             None => self.push(),
@@ -255,124 +179,6 @@ impl Lanes {
                 },
             }
         }
-    }
-}
-
-// === impl Taken ===
-
-impl Taken {
-    fn new(lanes: &Lanes) -> Self {
-        Self { lanes: lanes.id, lane: lanes.take(), routes: Known::default() }
-    }
-
-    #[inline]
-    fn route(&mut self, routes: &Routes, method: Method, name: &str) -> RouteId {
-        self.routes.get(method, name).unwrap_or_else(|| self.learn(routes, method, name))
-    }
-
-    #[cold]
-    fn learn(&mut self, routes: &Routes, method: Method, name: &str) -> RouteId {
-        let id = routes.id(method, Some(name));
-        // Not what was cleaned, nor what has no number of its own: of those there is no end.
-        if routes.get(id).is_some_and(|route| &*route.name == name) {
-            self.routes.insert(method, name, id);
-        }
-        id
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.lane.set_worker(None);
-        self.lane.set_thread(Tid(0), [0, 0]);
-        self.lane.owner.free();
-    }
-}
-
-// === impl OwnLane ===
-
-impl Deref for OwnLane {
-    type Target = Lane;
-
-    #[inline]
-    fn deref(&self) -> &Lane {
-        match self {
-            Self::Kept(lane) => lane,
-            Self::Passing(taken) => &taken.lane,
-        }
-    }
-}
-
-#[cfg(all(test, not(tower_stall_loom)))]
-mod tests {
-    use super::*;
-    use crate::cells::{Bounds, Totals};
-    use crate::clock::Clock;
-    use crate::outcome::Outcome;
-
-    #[test]
-    fn a_thread_keeps_its_lane_and_a_later_thread_goes_on_with_it() {
-        let lanes = Arc::new(Lanes::new(32));
-        let bounds = Bounds::new(&Clock::Manual(Arc::default()));
-        let route = RouteId::from_bits(3);
-        for _ in 0..4 {
-            let (lanes, bounds) = (Arc::clone(&lanes), bounds.clone());
-            let thread = std::thread::spawn(move || {
-                for _ in 0..2 {
-                    let lane = lanes.own(|_| {});
-                    lane.cells(route).start();
-                    lane.cells(route).end(&bounds, Outcome::Success, 1, 1);
-                }
-            });
-            thread.join().unwrap();
-        }
-        assert_eq!(lanes.iter().count(), 1);
-        let totals = Totals::read(lanes.cells(route));
-        assert_eq!((totals.started, totals.ended(), totals.in_flight()), (8, 8, 0));
-    }
-
-    #[test]
-    fn threads_at_once_have_lanes_of_their_own() {
-        let lanes = Lanes::new(32);
-        let barrier = std::sync::Barrier::new(4);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let _lane = lanes.own(|_| {});
-                    barrier.wait();
-                });
-            }
-        });
-        assert_eq!(lanes.iter().count(), 4);
-    }
-
-    #[test]
-    fn a_future_dropped_while_its_thread_ends_is_still_accounted_for() {
-        struct Late(Arc<Lanes>);
-        impl Drop for Late {
-            fn drop(&mut self) {
-                self.0.own(|_| {}).cells(RouteId::from_bits(1)).start();
-            }
-        }
-        thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
-        let lanes = Arc::new(Lanes::new(32));
-        let of_thread = Arc::clone(&lanes);
-        let thread = std::thread::spawn(move || {
-            LATE.with(|late| late.replace(Some(Late(Arc::clone(&of_thread)))));
-            of_thread.own(|_| {}).cells(RouteId::from_bits(1)).start();
-        });
-        thread.join().unwrap();
-        assert_eq!(Totals::read(lanes.cells(RouteId::from_bits(1))).started, 2);
-    }
-
-    #[test]
-    fn lanes_of_dropped_monitors_are_let_go() {
-        let held = || TAKEN.with_borrow(Vec::len);
-        for _ in 0..8 {
-            let lanes = Lanes::new(32);
-            let _lane = lanes.own(|_| {});
-        }
-        assert!(held() <= 2, "{} lanes are held", held());
     }
 }
 

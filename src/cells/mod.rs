@@ -8,8 +8,8 @@ mod watched;
 use crate::sync::{AtomicU64, Ordering};
 
 pub(crate) use self::histogram::{BOUNDS_NANOS, BUCKETS, Bounds, Histogram, Samples};
-pub(crate) use self::lane::{Lane, Lanes, OwnLane, Subject};
-pub(crate) use self::slot::{Outer, Poll};
+pub(crate) use self::lane::{Lane, Lanes, Subject};
+pub(crate) use self::slot::Poll;
 pub(crate) use self::watched::Watched;
 
 use self::histogram::add;

@@ -28,60 +28,125 @@ pub(crate) struct Slot {
     start: AtomicU64,
     span: AtomicU64,
     mark: AtomicU64,
+    /// How many polls are set aside, as further measured polls go on inside them.
+    depth: AtomicU64,
+    aside: [Aside; Slot::DEEPEST],
+    /// A poll, by its start, and how long it and those inside it have stalled, in ticks. For the owner alone.
+    stalled: [AtomicU64; 2],
 }
 
-/// What the thread was polling when a further measured poll began inside that poll.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "a slot that was entered must be left"]
-pub(crate) struct Outer(Option<Poll>);
+/// A poll that was set aside. The owner alone reads it.
+#[derive(Debug, Default)]
+struct Aside {
+    state: AtomicU64,
+    start: AtomicU64,
+    span: AtomicU64,
+    mark: AtomicU64,
+    /// How long polls inside it have stalled.
+    stalled: AtomicU64,
+}
 
 /// `state`: a running number, the route, the phase, and whether a poll is going on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State(u64);
 
-// === impl Outer ===
-
-impl Outer {
-    /// Whether there was a poll around the one that began.
-    pub(crate) fn is_poll(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 // === impl Slot ===
 
 impl Slot {
-    /// Says that `poll` begins. Only the thread that owns the slot may call this.
+    /// Polls inside polls: an instrumented task, a server in it, a request, and then some.
+    const DEEPEST: usize = 8;
+
+    /// Whether the owner is polling something. Only the owner may call this.
     #[inline]
-    pub(crate) fn enter(&self, poll: Poll) -> Outer {
-        let outer = self.own();
-        self.publish(poll);
-        Outer(outer)
+    pub(crate) fn is_active(&self) -> bool {
+        self.state().is_active()
     }
 
-    /// Says that the poll is over and `outer` goes on, if there was one. Only the owner may call this.
+    /// Says that `poll` begins, and nothing goes on. Only the thread that owns the slot may call this.
     #[inline]
-    pub(crate) fn leave(&self, outer: Outer) {
-        match outer.0 {
-            None => {
-                let idle = State(self.state.load(Ordering::Relaxed)).idle();
-                self.state.store(idle.0, Ordering::Release);
-            }
-            Some(poll) => self.publish(poll),
+    pub(crate) fn enter(&self, poll: Poll) {
+        let idle = self.state();
+        self.start.store(poll.start, Ordering::Release);
+        self.span.store(poll.span, Ordering::Release);
+        self.mark.store(poll.mark, Ordering::Release);
+        self.state.store(idle.next(poll.route, poll.phase).0, Ordering::Release);
+    }
+
+    /// Says that the poll is over. Only the owner may call this.
+    #[inline]
+    pub(crate) fn leave(&self) {
+        self.state.store(self.state().idle().0, Ordering::Release);
+    }
+
+    /// Sets the poll that goes on aside, as another one begins inside it. Only the owner may call this.
+    ///
+    /// Past [`DEEPEST`](Self::DEEPEST), the poll is not shown again when the inner one is over.
+    #[cold]
+    pub(crate) fn set_aside(&self) {
+        let depth = self.depth.load(Ordering::Relaxed);
+        if let Some(aside) = self.aside.get(depth as usize) {
+            let poll = self.stamped();
+            aside.state.store(self.state().0, Ordering::Relaxed);
+            aside.start.store(poll.start, Ordering::Relaxed);
+            aside.span.store(poll.span, Ordering::Relaxed);
+            aside.mark.store(poll.mark, Ordering::Relaxed);
+            aside.stalled.store(self.stalled(poll.start), Ordering::Relaxed);
         }
+        self.depth.store(depth + 1, Ordering::Relaxed);
+        self.leave();
+    }
+
+    /// Whether a poll is set aside. Only the owner may call this.
+    #[inline]
+    pub(crate) fn is_inside(&self) -> bool {
+        self.depth.load(Ordering::Relaxed) != 0
+    }
+
+    /// Goes on with the poll that was set aside last. Only the owner may call this.
+    #[cold]
+    pub(crate) fn resume(&self) {
+        let depth = self.depth.load(Ordering::Relaxed) - 1;
+        self.depth.store(depth, Ordering::Relaxed);
+        let Some(aside) = self.aside.get(depth as usize) else { return };
+        let inner = self.stalled(self.start.load(Ordering::Relaxed));
+        let state = State(aside.state.load(Ordering::Relaxed));
+        let [start, span, mark] = [&aside.start, &aside.span, &aside.mark].map(|cell| cell.load(Ordering::Relaxed));
+        self.set_stalled(start, aside.stalled.load(Ordering::Relaxed) + inner);
+        self.enter(Poll { route: state.route(), phase: state.phase(), start, span, mark });
+    }
+
+    /// How long the poll that began at `start` and those inside it have stalled so far, in ticks. Only the owner may call this.
+    pub(crate) fn stalled(&self, start: u64) -> u64 {
+        let [poll, ticks] = &self.stalled;
+        if poll.load(Ordering::Relaxed) == start { ticks.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Sets how long the poll that began at `start` and those inside it have stalled. Only the owner may call this.
+    pub(crate) fn set_stalled(&self, start: u64, ticks: u64) {
+        self.stalled[0].store(start, Ordering::Relaxed);
+        self.stalled[1].store(ticks, Ordering::Relaxed);
     }
 
     /// What the owner itself is polling. Only the owner may call this.
-    #[inline]
     pub(crate) fn own(&self) -> Option<Poll> {
-        let state = State(self.state.load(Ordering::Relaxed));
-        state.is_active().then(|| Poll {
-            route: state.route(),
-            phase: state.phase(),
+        self.is_active().then(|| self.stamped())
+    }
+
+    /// The poll that was stamped last. Only the owner may call this.
+    pub(crate) fn stamped(&self) -> Poll {
+        Poll {
+            route: self.state().route(),
+            phase: self.state().phase(),
             start: self.start.load(Ordering::Relaxed),
             span: self.span.load(Ordering::Relaxed),
             mark: self.mark.load(Ordering::Relaxed),
-        })
+        }
+    }
+
+    /// The state, for the owner.
+    #[inline]
+    fn state(&self) -> State {
+        State(self.state.load(Ordering::Relaxed))
     }
 
     /// What the thread is polling, for any reader. `None` also where it changed while it was read: then nothing is stuck.
@@ -102,16 +167,6 @@ impl Slot {
     pub(crate) fn activity(&self) -> u64 {
         State(self.state.load(Ordering::Relaxed)).number()
     }
-
-    #[inline]
-    fn publish(&self, poll: Poll) {
-        let last = State(self.state.load(Ordering::Relaxed));
-        self.state.store(last.idle().0, Ordering::Relaxed);
-        self.start.store(poll.start, Ordering::Release);
-        self.span.store(poll.span, Ordering::Release);
-        self.mark.store(poll.mark, Ordering::Release);
-        self.state.store(last.next(poll.route, poll.phase).0, Ordering::Release);
-    }
 }
 
 // === impl State ===
@@ -121,6 +176,7 @@ impl State {
     const BODY: u64 = 1 << 1;
     const ROUTE_SHIFT: u32 = 2;
     const NUMBER_SHIFT: u32 = Self::ROUTE_SHIFT + RouteId::BITS;
+    const BELOW_NUMBER: u64 = (1 << Self::NUMBER_SHIFT) - 1;
 
     #[inline]
     fn next(self, route: RouteId, phase: Phase) -> Self {
@@ -128,7 +184,8 @@ impl State {
             Phase::Handler => 0,
             Phase::Body => Self::BODY,
         };
-        let number = self.number().wrapping_add(1) << Self::NUMBER_SHIFT;
+        // The carry past what is below the number.
+        let number = (self.0 | Self::BELOW_NUMBER).wrapping_add(1);
         Self(number | u64::from(route.get()) << Self::ROUTE_SHIFT | phase | Self::ACTIVE)
     }
 
@@ -170,9 +227,9 @@ mod tests {
     fn a_slot_tells_the_poll_that_goes_on() {
         let slot = Slot::default();
         assert_eq!(slot.read(), None);
-        let outer = slot.enter(poll(7, 100));
+        slot.enter(poll(7, 100));
         assert_eq!(slot.read(), Some(poll(7, 100)));
-        slot.leave(outer);
+        slot.leave();
         assert_eq!(slot.read(), None);
         assert_eq!(slot.activity(), 1);
     }
@@ -180,13 +237,36 @@ mod tests {
     #[test]
     fn the_innermost_poll_shows_and_the_outer_one_comes_back() {
         let slot = Slot::default();
-        let none = slot.enter(poll(u64::from(u16::MAX), 100));
-        let outer = slot.enter(poll(8, 200));
-        assert_eq!(slot.read(), Some(poll(8, 200)));
-        slot.leave(outer);
-        assert_eq!(slot.read(), Some(poll(u64::from(u16::MAX), 100)));
-        slot.leave(none);
+        slot.enter(poll(u64::from(u16::MAX), 100));
+        slot.set_aside();
         assert_eq!(slot.read(), None);
+        slot.enter(poll(8, 200));
+        assert_eq!(slot.read(), Some(poll(8, 200)));
+        slot.set_stalled(200, 5);
+        slot.leave();
+        slot.resume();
+        assert_eq!(slot.stalled(100), 5);
+        assert_eq!(slot.read(), Some(poll(u64::from(u16::MAX), 100)));
+        slot.leave();
+        assert_eq!((slot.read(), slot.is_inside()), (None, false));
+    }
+
+    #[test]
+    fn polls_inside_each_other_come_back_one_by_one_however_many() {
+        const MANY: u64 = 2 * Slot::DEEPEST as u64;
+        let slot = Slot::default();
+        for depth in 0..MANY {
+            slot.enter(poll(depth, depth * 100));
+            slot.set_aside();
+        }
+        for depth in (0..MANY).rev() {
+            assert!(slot.is_inside());
+            let is_kept = depth < Slot::DEEPEST as u64;
+            slot.resume();
+            assert_eq!(slot.read(), is_kept.then(|| poll(depth, depth * 100)));
+            slot.leave();
+        }
+        assert!(!slot.is_inside());
     }
 }
 
@@ -228,8 +308,8 @@ mod loom {
     fn loom_polls_one_after_another() {
         reads_match(|slot| {
             for number in 1..=2 {
-                let outer = slot.enter(poll(number));
-                slot.leave(outer);
+                slot.enter(poll(number));
+                slot.leave();
             }
         });
     }
@@ -238,10 +318,12 @@ mod loom {
     #[test]
     fn loom_polls_inside_each_other() {
         reads_match(|slot| {
-            let none = slot.enter(poll(1));
-            let outer = slot.enter(poll(2));
-            slot.leave(outer);
-            slot.leave(none);
+            slot.enter(poll(1));
+            slot.set_aside();
+            slot.enter(poll(2));
+            slot.leave();
+            slot.resume();
+            slot.leave();
         });
     }
 }

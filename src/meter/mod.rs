@@ -1,47 +1,56 @@
 //! The measurement of one request: it rides from the call through the future to the body, and its drop is the record.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::Waker;
 
-use crate::cells::{Outer, OwnLane, Poll};
+use crate::cells::{Lane, Poll, RouteCells};
 use crate::evidence::Evidence;
 use crate::os;
 use crate::outcome::{Outcome, Phase};
 use crate::routes::{Method, RouteId};
-use crate::shared::{Finished, Shared};
+use crate::shared::{Finished, Own, Shared};
 use crate::trace::SpanRef;
-use crate::wake::Wakes;
+use crate::wake::{Lent, Wakes};
 
 /// Measures one request, or one instrumented task.
 ///
 /// Started when it is made, accounted for when it is dropped, whatever happened in between.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    shared: Arc<Shared>,
+    /// That of the thread it was last polled on.
+    own: Arc<Own>,
+    account: Account,
+    wakes: Wakes,
+}
+
+/// What is known of a request so far. Times are in ticks.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// Those of its route on that thread, kept so that a poll need not look them up.
+    cells: Arc<RouteCells>,
     route: RouteId,
     is_request: bool,
     phase: Phase,
     /// How the request counts if it is dropped now.
     outcome: Outcome,
-    /// When it began, in ticks.
+    /// When it began.
     start: u64,
-    /// Sum of its polls, in ticks.
+    /// Sum of its polls.
     busy: u64,
+    /// When the poll began that goes on, or was the last one.
+    poll_start: u64,
     /// When its last poll ended.
     polled_until: u64,
+    /// The wake that led to the poll that goes on, 0 for none.
+    woken: u64,
     span: u64,
-    wakes: Wakes,
 }
 
-/// One poll that goes on. Its drop ends the poll, by return and by panic alike.
-struct Scope<'a> {
-    meter: &'a mut Meter,
-    lane: OwnLane,
-    outer: Option<Outer>,
-    start: u64,
-    /// How long polls before this one, inside the same outer poll, have stalled.
-    stalled_before: u64,
-    was_panicking: bool,
+/// One poll that goes on. `end` ends it, or its drop where it unwinds.
+pub(crate) struct Polling<'a> {
+    own: &'a Own,
+    account: &'a mut Account,
 }
 
 // === impl Meter ===
@@ -49,181 +58,231 @@ struct Scope<'a> {
 impl Meter {
     /// Measures a request, but for one inside a request that the same monitor measures already.
     #[inline]
-    pub(crate) fn request(shared: &Arc<Shared>, method: Method, route: Option<&str>) -> Option<Self> {
-        let lane = shared.own_lane();
-        let around = lane.slot.own();
-        if around.is_some_and(|poll| !shared.routes.is_task(poll.route)) {
+    pub(crate) fn request(shared: &Arc<Shared>, route: impl FnOnce(&Own) -> RouteId) -> Option<Self> {
+        let own = shared.own();
+        if own.lane.slot.is_active() && is_inside_a_request(&own, shared) {
             return None;
         }
-        let route = shared.lanes.route(&shared.routes, method, route);
-        Some(Self::start(shared, &lane, route, true))
+        let route = route(&own);
+        Some(Self::start(own, route, true))
     }
 
     /// Measures a background task.
     pub(crate) fn task(shared: &Arc<Shared>, name: &str) -> Self {
-        let lane = shared.own_lane();
-        let route = shared.lanes.route(&shared.routes, Method::TASK, Some(name));
-        Self::start(shared, &lane, route, false)
+        let own = shared.own();
+        let route = own.route(&shared.routes, Method::TASK, name);
+        Self::start(own, route, false)
     }
 
     #[inline]
-    fn start(shared: &Arc<Shared>, lane: &OwnLane, route: RouteId, is_request: bool) -> Self {
+    fn start(own: Arc<Own>, route: RouteId, is_request: bool) -> Self {
         // First, as a subscriber may panic: then the request has not begun.
         let span = SpanRef::current_id();
-        lane.cells(route).start();
+        let cells = Arc::clone(own.lane.cells(route));
+        cells.start();
         if is_request {
-            lane.request_started();
+            own.lane.request_started();
         }
-        let now = shared.clock.now();
-        Self {
-            shared: Arc::clone(shared),
+        let start = own.clock.now();
+        let (phase, outcome) = (Phase::Handler, Outcome::Cancelled);
+        let account = Account {
+            cells,
             route,
             is_request,
-            phase: Phase::Handler,
-            outcome: Outcome::Cancelled,
-            start: now,
+            phase,
+            outcome,
+            start,
             busy: 0,
-            polled_until: now,
+            poll_start: start,
+            polled_until: start,
+            woken: 0,
             span,
-            wakes: Wakes::default(),
-        }
+        };
+        Self { own, account, wakes: Wakes::default() }
     }
 
     /// From now on polls are the body's.
+    #[inline]
     pub(crate) fn enter_body(&mut self) {
-        self.phase = Phase::Body;
+        self.account.phase = Phase::Body;
     }
 
     /// Says how the request counts if it is dropped from now on.
+    #[inline]
     pub(crate) fn count_as(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
+        self.account.outcome = outcome;
     }
 
-    /// Measures one poll, the delay since the wake that led to it included.
-    #[inline]
-    pub(crate) fn poll<R>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
-        let woken = self.wakes.take();
-        // A place in this very frame: what the poll calls lies below it.
-        let mark = 0_u8;
-        let scope = self.scope(&mark);
-        if let Some(woken) = woken {
-            scope.schedule_delay(woken);
+    /// The meter, where it can measure on this thread: it is gone if its monitor is.
+    #[inline(always)]
+    pub(crate) fn here(meter: &mut Option<Self>) -> Option<&mut Self> {
+        if meter.as_ref().is_some_and(|meter| !meter.own.is_here()) {
+            Self::move_here(meter);
         }
-        let Self { wakes, shared, .. } = &mut *scope.meter;
-        wakes.poll(&shared.clock, cx, poll)
+        meter.as_mut()
     }
 
-    /// Measures one call as a poll.
-    #[inline]
-    pub(crate) fn measure<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        let mark = 0_u8;
-        let _scope = self.scope(&mark);
-        call()
+    /// Begins a poll, by `task`. Measures the delay since the wake that led to it, too.
+    ///
+    /// `mark` is a place in the frame of the caller: what the poll calls lies below it.
+    #[inline(always)]
+    pub(crate) fn poll<'a>(&'a mut self, task: &'a Waker, mark: &u8) -> (Polling<'a>, Lent<'a>) {
+        let Self { own, account, wakes } = self;
+        account.poll_start = own.clock.now();
+        account.woken = wakes.take().unwrap_or(0);
+        (Polling::begin(own, account, mark), wakes.lend(&own.clock, task))
     }
 
-    #[inline]
-    fn scope(&mut self, mark: &u8) -> Scope<'_> {
-        let mark = std::ptr::from_ref(std::hint::black_box(mark)).addr() as u64;
-        let lane = self.shared.own_lane();
-        let was_panicking = std::thread::panicking();
-        let start = self.shared.clock.now();
-        let poll = Poll { route: self.route, phase: self.phase, start, span: self.span, mark };
-        let outer = Some(lane.slot.enter(poll));
-        self.shared.alarm.wake();
-        let stalled_before = lane.take_stalled_inside();
-        Scope { meter: self, lane, outer, start, stalled_before, was_panicking }
+    /// Begins the call that the request began with, which counts as a poll.
+    #[inline(always)]
+    pub(crate) fn call<'a>(&'a mut self, mark: &u8) -> Polling<'a> {
+        Polling::begin(&self.own, &mut self.account, mark)
     }
+
+    #[cold]
+    fn move_here(meter: &mut Option<Self>) {
+        let is_here = meter.as_mut().is_some_and(Self::follow);
+        if !is_here {
+            // Nobody reads what it measures any more.
+            *meter = None;
+        }
+    }
+
+    /// Goes on on this thread, unless the monitor is gone.
+    #[cold]
+    fn follow(&mut self) -> bool {
+        let Some(shared) = self.own.shared() else { return false };
+        self.own = shared.own();
+        self.account.cells = Arc::clone(self.own.lane.cells(self.account.route));
+        true
+    }
+}
+
+#[cold]
+fn is_inside_a_request(own: &Own, shared: &Shared) -> bool {
+    own.lane.slot.own().is_some_and(|poll| !shared.routes.is_task(poll.route))
 }
 
 impl Drop for Meter {
+    #[inline]
     fn drop(&mut self) {
-        let duration = self.shared.clock.now().saturating_sub(self.start);
-        let lane = self.shared.own_lane();
-        lane.cells(self.route).end(&self.shared.bounds, self.outcome, duration, self.busy);
-        if self.is_request {
-            lane.request_ended();
+        if !self.own.is_here() && !self.follow() {
+            return;
+        }
+        let Self { own, account, .. } = self;
+        let duration = own.clock.now().saturating_sub(account.start);
+        account.cells.end(&own.bounds, account.outcome, duration, account.busy);
+        if account.is_request {
+            own.lane.request_ended();
         }
     }
 }
 
-// === impl Scope ===
+// === impl Polling ===
 
-impl Scope<'_> {
-    #[inline]
-    fn schedule_delay(&self, woken: u64) {
-        // A future that wakes itself could not have been polled before its poll was over.
-        let ready = woken.max(self.meter.polled_until);
-        let delay = self.start.saturating_sub(ready);
-        self.lane.cells(self.meter.route).schedule_delay(&self.meter.shared.bounds, delay);
+impl<'a> Polling<'a> {
+    #[inline(always)]
+    fn begin(own: &'a Own, account: &'a mut Account, mark: &u8) -> Self {
+        let slot = &own.lane.slot;
+        let Account { route, phase, poll_start: start, span, .. } = *account;
+        if slot.is_active() {
+            slot.set_aside();
+        }
+        let mark = std::ptr::from_ref(mark).addr() as u64;
+        slot.enter(Poll { route, phase, start, span, mark });
+        own.alarm.wake();
+        Self { own, account }
     }
 
-    /// A poll that held its thread longer than the threshold: one message to the reporter.
+    #[inline(always)]
+    pub(crate) fn end(self) {
+        ManuallyDrop::new(self).account();
+    }
+
+    #[inline(always)]
+    fn account(&mut self) {
+        let Self { own, account } = self;
+        let (slot, bounds, start) = (&own.lane.slot, &own.bounds, account.poll_start);
+        let end = own.clock.now();
+        slot.leave();
+        let ticks = end.saturating_sub(start);
+        let cells = &*account.cells;
+        cells.poll(bounds, account.phase, ticks);
+        if account.woken != 0 {
+            // A future that wakes itself could not have been polled before its poll was over.
+            let ready = account.woken.max(account.polled_until);
+            cells.schedule_delay(bounds, start.saturating_sub(ready));
+        }
+        account.busy += ticks;
+        account.polled_until = end;
+        if ticks > own.threshold() {
+            held_long(own, account, ticks);
+        }
+        if slot.is_inside() {
+            slot.resume();
+        }
+    }
+}
+
+impl Drop for Polling<'_> {
+    /// The poll unwinds.
     #[cold]
-    fn stalled(&self, ticks: u64, end: u64) {
-        let shared = &self.meter.shared;
-        let evidence = self.evidence(end);
-        let (route, phase, span) = (self.meter.route, self.meter.phase, self.meter.span);
-        let finished = Finished {
-            of: self.lane.subject(self.start),
-            poll: Poll { route, phase, start: self.start, span, mark: 0 },
-            ticks,
-            end,
-            threshold: shared.threshold(),
-            worker: self.lane.worker(),
-            held_up: shared.held_up_by(self.meter.route),
-            io_starved: self.lane.watched.is_starved(self.start),
-            rescued: self.lane.watched.is_rescued(self.start),
-            evidence,
-            span: SpanRef::current(),
-        };
-        if !shared.inbox.finished(finished) {
-            self.lane.cells(self.meter.route).unreported_stall(&shared.bounds, ticks);
-        }
-    }
-
-    /// How the poll that ends now spent its time since the watchdog first looked at it.
-    fn evidence(&self, end: u64) -> Option<Evidence> {
-        let shared = &self.meter.shared;
-        let believed = self.lane.worker();
-        shared.locate(&self.lane);
-        let cpu = os::own_cpu_time()?;
-        let waited = os::turns(os::Tid::current())?.waited;
-        let evidence = self.lane.watched.evidence_at_end(self.start, shared.clock.duration(end), cpu, waited)?;
-        // The counters of a worker that this thread is not say nothing about it.
-        let handed_off = evidence.handed_off && self.lane.worker() == believed;
-        if handed_off {
-            // Another thread is that worker now, whatever tokio says on this one until the poll is over.
-            self.lane.set_worker(None);
-        }
-        Some(Evidence { handed_off, ..evidence })
+    fn drop(&mut self) {
+        self.account();
+        self.account.outcome = Outcome::Panicked;
     }
 }
 
-impl Drop for Scope<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        let end = self.meter.shared.clock.now();
-        let elapsed = end.saturating_sub(self.start);
-        let nested = self.outer.as_ref().is_some_and(Outer::is_poll);
-        if let Some(outer) = self.outer.take() {
-            self.lane.slot.leave(outer);
-        }
-        self.meter.busy += elapsed;
-        self.meter.polled_until = end;
-        self.lane.cells(self.meter.route).poll(&self.meter.shared.bounds, self.meter.phase, elapsed);
-        // Time that a poll inside has been blamed for already is not this one's too.
-        let inside = self.lane.take_stalled_inside();
-        let own = elapsed.saturating_sub(inside);
-        let has_stalled = own > self.meter.shared.threshold();
-        if has_stalled {
-            self.stalled(own, end);
-        }
-        if nested {
-            let told = if has_stalled { own } else { 0 };
-            self.lane.set_stalled_inside(self.stalled_before + inside + told);
-        }
-        if !self.was_panicking && std::thread::panicking() {
-            self.meter.outcome = Outcome::Panicked;
-        }
+// === a poll that held its thread for long ===
+
+#[cold]
+fn held_long(own: &Own, account: &Account, ticks: u64) {
+    let (slot, start) = (&own.lane.slot, account.poll_start);
+    // Time that polls inside have been blamed for already is not this one's too.
+    let inside = slot.stalled(start);
+    let alone = ticks.saturating_sub(inside);
+    if alone > own.threshold() {
+        slot.set_stalled(start, inside + alone);
+        stalled(own, account, alone);
     }
+}
+
+/// A poll that held its thread longer than the threshold: one message to the reporter.
+fn stalled(own: &Own, account: &Account, ticks: u64) {
+    let Some(shared) = own.shared() else { return };
+    let Account { route, phase, poll_start: start, polled_until: end, span, .. } = *account;
+    let lane = &own.lane;
+    let evidence = evidence(lane, &shared, start, end);
+    let finished = Finished {
+        of: lane.subject(start),
+        poll: Poll { route, phase, start, span, mark: 0 },
+        ticks,
+        end,
+        threshold: own.threshold(),
+        worker: lane.worker(),
+        held_up: shared.held_up_by(route),
+        io_starved: lane.watched.is_starved(start),
+        rescued: lane.watched.is_rescued(start),
+        evidence,
+        span: SpanRef::current(),
+    };
+    if !shared.inbox.finished(finished) {
+        account.cells.unreported_stall(&own.bounds, ticks);
+    }
+}
+
+/// How the poll from `start` to `end` spent its time since the watchdog first looked at it.
+fn evidence(lane: &Lane, shared: &Shared, start: u64, end: u64) -> Option<Evidence> {
+    let believed = lane.worker();
+    shared.locate(lane);
+    let cpu = os::own_cpu_time()?;
+    let waited = os::turns(os::Tid::current())?.waited;
+    let evidence = lane.watched.evidence_at_end(start, shared.clock.duration(end), cpu, waited)?;
+    // The counters of a worker that this thread is not say nothing about it.
+    let handed_off = evidence.handed_off && lane.worker() == believed;
+    if handed_off {
+        // Another thread is that worker now, whatever tokio says on this one until the poll is over.
+        lane.set_worker(None);
+    }
+    Some(Evidence { handed_off, ..evidence })
 }

@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::header::CONTENT_LENGTH;
@@ -40,14 +40,20 @@ impl<B: Body> StallBody<B> {
             return Self::unmeasured(inner);
         }
         meter.enter_body();
-        let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let remaining = promised.or_else(|| inner.size_hint().exact());
+        // The header is asked only where the body does not know: a look into the map costs more than a poll.
+        let remaining = inner.size_hint().exact().or_else(|| promised(headers));
         if remaining == Some(0) {
             // Servers do not poll it at all.
             meter.count_as(complete);
         }
         Self { inner, meter: Some(meter), complete, remaining }
     }
+}
+
+/// How many bytes the answer's header promises.
+#[cold]
+fn promised(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl<B: Default> Default for StallBody<B> {
@@ -63,12 +69,17 @@ impl<B: Body> Body for StallBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Some(meter) = this.meter else {
+        let Some(meter) = Meter::here(this.meter) else {
             return this.inner.poll_frame(cx);
         };
-        let frame = ready!(meter.poll(cx, |cx| this.inner.as_mut().poll_frame(cx)));
-        match &frame {
-            Some(Ok(frame)) => {
+        let mark = 0;
+        let (polling, lent) = meter.poll(cx.waker(), &mark);
+        let polled = this.inner.as_mut().poll_frame(&mut Context::from_waker(&lent.waker()));
+        polling.end();
+        lent.end();
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(remaining), Some(data)) = (this.remaining.as_mut(), frame.data_ref()) {
                     *remaining = remaining.saturating_sub(data.remaining() as u64);
                 }
@@ -80,16 +91,16 @@ impl<B: Body> Body for StallBody<B> {
                     *this.meter = None;
                 }
             }
-            Some(Err(_)) => {
+            Poll::Ready(Some(Err(_))) => {
                 meter.count_as(Outcome::Error);
                 *this.meter = None;
             }
-            None => {
+            Poll::Ready(None) => {
                 meter.count_as(*this.complete);
                 *this.meter = None;
             }
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,6 @@
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::{Response, StatusCode};
 use http_body::Body;
@@ -23,12 +23,13 @@ pin_project! {
 }
 
 impl<F> StallFuture<F> {
-    pub(super) fn measured(inner: F, meter: Meter, has_no_body: bool) -> Self {
-        Self { inner, meter: Some(meter), has_no_body }
+    /// Not yet measured.
+    pub(super) fn new(inner: F, has_no_body: bool) -> Self {
+        Self { inner, meter: None, has_no_body }
     }
 
-    pub(super) fn unmeasured(inner: F) -> Self {
-        Self { inner, meter: None, has_no_body: false }
+    pub(super) fn measure(&mut self, meter: Meter) {
+        self.meter = Some(meter);
     }
 }
 
@@ -41,23 +42,28 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = match this.meter {
-            Some(meter) => ready!(meter.poll(cx, |cx| this.inner.poll(cx))),
-            None => ready!(this.inner.poll(cx)),
+        let Some(meter) = Meter::here(this.meter) else {
+            return this.inner.poll(cx).map_ok(|response| response.map(StallBody::unmeasured));
         };
-        let meter = this.meter.take();
+        let mark = 0;
+        let (polling, lent) = meter.poll(cx.waker(), &mark);
+        let result = this.inner.poll(&mut Context::from_waker(&lent.waker()));
+        polling.end();
+        lent.end();
         match result {
-            Ok(response) => Poll::Ready(Ok(respond(response, meter, *this.has_no_body))),
-            Err(error) => {
-                if let Some(mut meter) = meter {
-                    meter.count_as(Outcome::Error);
-                }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(respond(response, this.meter.take(), *this.has_no_body))),
+            Poll::Ready(Err(error)) => {
+                meter.count_as(Outcome::Error);
+                *this.meter = None;
                 Poll::Ready(Err(error))
             }
         }
     }
 }
 
+/// Not inlined, so that polls that wait do not pay for its frame.
+#[inline(never)]
 fn respond<R: Body>(response: Response<R>, meter: Option<Meter>, has_no_body: bool) -> Response<StallBody<R>> {
     let (parts, body) = response.into_parts();
     let body = match meter {

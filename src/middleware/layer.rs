@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::StallService;
+use super::entrance::Entrance;
 use crate::threads::Watch;
 
 /// Measures the requests of the services it wraps. From [`StallMonitor::layer`](crate::StallMonitor::layer).
@@ -19,6 +20,6 @@ impl<S> Layer<S> for StallLayer {
     type Service = StallService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        StallService { inner, watch: Arc::clone(&self.watch) }
+        StallService { inner, entrance: Arc::new(Entrance::new(Arc::clone(&self.watch))) }
     }
 }

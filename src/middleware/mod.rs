@@ -1,6 +1,7 @@
 //! The tower side: what wraps a service, its future and its body, and what wraps a task.
 
 mod body;
+mod entrance;
 mod future;
 mod layer;
 mod service;

@@ -1,6 +1,6 @@
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
@@ -29,12 +29,18 @@ impl<F: Future> Future for StallTask<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let Some(meter) = this.meter else {
+        let Some(meter) = Meter::here(this.meter) else {
             return this.inner.poll(cx);
         };
-        let output = ready!(meter.poll(cx, |cx| this.inner.poll(cx)));
-        meter.count_as(Outcome::Success);
-        *this.meter = None;
-        Poll::Ready(output)
+        let mark = 0;
+        let (polling, lent) = meter.poll(cx.waker(), &mark);
+        let output = this.inner.poll(&mut Context::from_waker(&lent.waker()));
+        polling.end();
+        lent.end();
+        if output.is_ready() {
+            meter.count_as(Outcome::Success);
+            *this.meter = None;
+        }
+        output
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::elsewhere::{Descriptor, Quota, cpu_time, moment, own_cpu_time, turns};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use self::linux::time_stamp;
 #[cfg(target_os = "linux")]
 #[cfg_attr(
     any(not(feature = "stacks"), tower_stall_elsewhere, not(target_arch = "x86_64"), not(target_env = "gnu")),

@@ -3,6 +3,7 @@
 mod alarm;
 mod hitches;
 mod inbox;
+mod own;
 mod stalled;
 
 use std::fmt;
@@ -13,16 +14,16 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::hitches::{Hitch, Hitches};
 pub(crate) use self::inbox::{Finished, Sighting};
+pub(crate) use self::own::Own;
 pub(crate) use self::stalled::{Stalled, Unattributed};
 
 use self::alarm::Alarm;
 use self::inbox::Inbox;
 
-use crate::cells::{Bounds, Lane, Lanes, OwnLane, Poll, Subject, Totals};
+use crate::cells::{Bounds, Lane, Lanes, Poll, Subject, Totals};
 use crate::clock::Clock;
-use crate::os::Tid;
 use crate::routes::{RouteId, Routes};
-use crate::stacks::{Captures, stack_bounds};
+use crate::stacks::Captures;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A user's function from method and URI to a route.
@@ -36,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) lanes: Lanes,
     pub(crate) runtime: Handle,
     pub(crate) runtime_name: Arc<str>,
-    pub(crate) alarm: Alarm,
+    pub(crate) alarm: Arc<Alarm>,
     pub(crate) inbox: Inbox,
     pub(crate) captures: Captures,
     pub(crate) hitches: Hitches,
@@ -49,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) stack_signals: bool,
     /// When the watchdog began its last look at everything, in ticks.
     looked: AtomicU64,
-    threshold: AtomicU64,
+    threshold: Arc<AtomicU64>,
 }
 
 /// What the user wishes of stacks.
@@ -84,7 +85,7 @@ impl Shared {
             unattributed: (0..runtime.metrics().num_workers()).map(|_| Unattributed::default()).collect(),
             runtime,
             runtime_name: runtime_name.into(),
-            alarm: Alarm::default(),
+            alarm: Arc::default(),
             inbox: Inbox::default(),
             captures: Captures::new(stacks.missing().is_none()),
             hitches: Hitches::default(),
@@ -92,7 +93,7 @@ impl Shared {
             stacks_wanted: stacks.taken && cfg!(feature = "stacks"),
             stack_signals: stacks.signals,
             looked: AtomicU64::new(0),
-            threshold: AtomicU64::new(0),
+            threshold: Arc::new(AtomicU64::new(0)),
             clock,
         }
     }
@@ -107,13 +108,10 @@ impl Shared {
         self.threshold.store(self.clock.ticks(threshold).max(1), Ordering::Relaxed);
     }
 
-    /// This thread's lane.
+    /// This thread's own end of it.
     #[inline]
-    pub(crate) fn own_lane(&self) -> OwnLane {
-        self.lanes.own(|lane| {
-            self.locate(lane);
-            lane.set_thread(Tid::current(), stack_bounds());
-        })
+    pub(crate) fn own(self: &Arc<Self>) -> Arc<Own> {
+        Own::of(self)
     }
 
     /// Notes which worker of the watched runtime this thread is, if any.

@@ -162,11 +162,11 @@ pub(crate) fn meet_workers(shared: &Arc<Shared>, round: u32) {
     if round >= 16 && round % 40 != 0 {
         return;
     }
-    drop(shared.own_lane());
+    drop(shared.own());
     let is_known = |worker| shared.lanes.iter().any(|lane| lane.worker() == Some(worker));
     let unknown = (0..shared.unattributed.len()).filter(|&worker| !is_known(worker)).count();
     for _ in 0..unknown {
         let shared = Arc::clone(shared);
-        let _detached = tokio::spawn(async move { drop(shared.own_lane()) });
+        let _detached = tokio::spawn(async move { drop(shared.own()) });
     }
 }

@@ -1,0 +1,259 @@
+//! A thread's own end of a monitor: its lane, and beside it all else that a poll reads.
+//!
+//! A thread makes it once. What is measured holds it by reference, so a poll finds everything by one comparison: is this the thread
+//! that it was last polled on?
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Weak};
+
+use super::{Alarm, Shared};
+use crate::cells::{Bounds, Lane};
+use crate::clock::Clock;
+use crate::os::Tid;
+use crate::routes::{Known, Method, RouteId, Routes};
+use crate::stacks::stack_bounds;
+use crate::sync::{AtomicU64, Ordering};
+
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// The thread, by a number of ours that never comes back; `GONE` once its lane is another's.
+    thread: AtomicU64,
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) clock: Clock,
+    pub(crate) bounds: Bounds,
+    pub(crate) alarm: Arc<Alarm>,
+    threshold: Arc<AtomicU64>,
+    shared: Weak<Shared>,
+}
+
+/// Kept by the thread until it ends.
+#[derive(Debug)]
+struct Kept {
+    own: Arc<Own>,
+    routes: Known,
+}
+
+const GONE: u64 = u64::MAX;
+
+thread_local! {
+    /// This thread's number, 0 before it has one. Nothing is to be dropped, so it is there to the very end of the thread.
+    static HERE: Cell<u64> = const { Cell::new(0) };
+    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+}
+
+// === impl Own ===
+
+impl Own {
+    /// This thread's end of `shared`; one for the moment where the thread is ending and has let go of those it kept.
+    #[inline]
+    pub(super) fn of(shared: &Arc<Shared>) -> Arc<Self> {
+        let own = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            match kept.iter().find(|kept| kept.own.is_of(shared)) {
+                Some(kept) => Arc::clone(&kept.own),
+                None => Kept::add(&mut kept, shared),
+            }
+        });
+        own.unwrap_or_else(|_| Arc::new(Self::new(shared)))
+    }
+
+    #[cold]
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            thread: AtomicU64::new(here()),
+            lane: shared.lanes.take(),
+            clock: shared.clock.clone(),
+            bounds: shared.bounds.clone(),
+            alarm: Arc::clone(&shared.alarm),
+            threshold: Arc::clone(&shared.threshold),
+            shared: Arc::downgrade(shared),
+        }
+    }
+
+    /// Whether it is this thread's, and not yet given back.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == HERE.get()
+    }
+
+    /// The monitor, unless it is gone: then nobody reads what is measured.
+    pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
+    }
+
+    /// The stall threshold, in ticks.
+    #[inline]
+    pub(crate) fn threshold(&self) -> u64 {
+        self.threshold.load(Ordering::Relaxed)
+    }
+
+    /// The number of a pair, from this thread's own table where it is there.
+    pub(crate) fn route(&self, routes: &Routes, method: Method, name: &str) -> RouteId {
+        let known = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let kept = kept.iter_mut().find(|kept| std::ptr::eq(&*kept.own, self))?;
+            Some(kept.route(routes, method, name))
+        });
+        known.ok().flatten().unwrap_or_else(|| routes.id(method, Some(name)))
+    }
+
+    #[inline]
+    fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        std::ptr::eq(self.shared.as_ptr(), Arc::as_ptr(shared))
+    }
+
+    fn give_back(&self) {
+        if self.thread.swap(GONE, Ordering::Relaxed) != GONE {
+            self.lane.free();
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    #[cold]
+    fn add(kept: &mut Vec<Self>, shared: &Arc<Shared>) -> Arc<Own> {
+        // Those of monitors that are gone are only in the way.
+        kept.retain(|kept| kept.own.shared.strong_count() > 0);
+        let own = Arc::new(Own::new(shared));
+        shared.locate(&own.lane);
+        own.lane.set_thread(Tid::current(), stack_bounds());
+        kept.push(Self { own: Arc::clone(&own), routes: Known::default() });
+        own
+    }
+
+    fn route(&mut self, routes: &Routes, method: Method, name: &str) -> RouteId {
+        self.routes.get(method, name).unwrap_or_else(|| self.learn(routes, method, name))
+    }
+
+    #[cold]
+    fn learn(&mut self, routes: &Routes, method: Method, name: &str) -> RouteId {
+        let id = routes.id(method, Some(name));
+        // Not what was cleaned, nor what has no number of its own: of those there is no end.
+        if routes.is_named(id, name) {
+            self.routes.insert(method, name, id);
+        }
+        id
+    }
+}
+
+impl Drop for Kept {
+    /// The thread ends: a future that it polled last may outlive it, and must not write to a lane that is another thread's by then.
+    fn drop(&mut self) {
+        self.own.give_back();
+    }
+}
+
+fn here() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    if HERE.get() == 0 {
+        HERE.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    }
+    HERE.get()
+}
+
+#[cfg(all(test, not(tower_stall_loom)))]
+mod tests {
+    use super::*;
+    use crate::cells::Totals;
+    use crate::outcome::Outcome;
+    use crate::shared::Stacks;
+
+    fn shared() -> Arc<Shared> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let stacks = Stacks { taken: false, signals: false };
+        Arc::new(Shared::new(Clock::new(), runtime.handle().clone(), "test", 8, None, stacks))
+    }
+
+    fn route(shared: &Shared) -> RouteId {
+        shared.routes.id(Method::of(&http::Method::GET), Some("/a"))
+    }
+
+    #[test]
+    fn a_thread_keeps_its_lane_and_a_later_thread_goes_on_with_it() {
+        let shared = shared();
+        let route = route(&shared);
+        for _ in 0..4 {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::spawn(move || {
+                for _ in 0..2 {
+                    let own = shared.own();
+                    own.lane.cells(route).start();
+                    own.lane.cells(route).end(&own.bounds, Outcome::Success, 1, 1);
+                }
+            });
+            thread.join().unwrap();
+        }
+        assert_eq!(shared.lanes.iter().count(), 1);
+        let totals = Totals::read(shared.lanes.cells(route));
+        assert_eq!((totals.started, totals.ended(), totals.in_flight()), (8, 8, 0));
+    }
+
+    #[test]
+    fn threads_at_once_have_lanes_of_their_own() {
+        let shared = shared();
+        let barrier = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let own = shared.own();
+                    barrier.wait();
+                    assert!(own.is_here());
+                });
+            }
+        });
+        assert_eq!(shared.lanes.iter().count(), 4);
+    }
+
+    #[test]
+    fn a_future_dropped_while_its_thread_ends_is_still_accounted_for() {
+        struct Late(Arc<Shared>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                self.0.own().lane.cells(route(&self.0)).start();
+            }
+        }
+        thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
+        let shared = shared();
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            LATE.with(|late| late.replace(Some(Late(Arc::clone(&of_thread)))));
+            of_thread.own().lane.cells(route(&of_thread)).start();
+        });
+        thread.join().unwrap();
+        assert_eq!(Totals::read(shared.lanes.cells(route(&shared))).started, 2);
+        let lane = shared.lanes.take();
+        assert_eq!(shared.lanes.iter().count(), 1, "the thread gave its lane back, and so did the end of it");
+        drop(lane);
+    }
+
+    #[test]
+    fn what_outlives_its_thread_does_not_write_to_the_next_ones_lane() {
+        let shared = shared();
+        let of_thread = Arc::clone(&shared);
+        let gone = std::thread::spawn(move || of_thread.own()).join().unwrap();
+        let here = shared.own();
+        assert!(Arc::ptr_eq(&gone.lane, &here.lane), "the lane goes on");
+        assert!(here.is_here() && !gone.is_here());
+        drop(gone);
+        let other = Arc::clone(&shared);
+        let other = std::thread::spawn(move || Arc::as_ptr(&other.own().lane).addr()).join().unwrap();
+        assert_ne!(other, Arc::as_ptr(&here.lane).addr(), "it was given back once");
+    }
+
+    #[test]
+    fn monitors_that_are_gone_are_let_go() {
+        let held = || KEPT.with_borrow(Vec::len);
+        for _ in 0..8 {
+            let _own = shared().own();
+        }
+        assert!(held() <= 2, "{} are held", held());
+    }
+}
