@@ -57,9 +57,9 @@ enum Kind {
 pub fn serve(addr: impl Into<SocketAddr>) -> Result<Server, ServeError> {
     let addr = addr.into();
     let listener = Listener::bind(addr).map_err(|error| ServeError(Kind::Bind(addr, error)))?;
-    let recorder = buckets(PrometheusBuilder::new()).build_recorder();
-    let start = listener.spawn(recorder.handle()).map_err(|error| ServeError(Kind::Thread(error)))?;
-    if metrics::set_global_recorder(DrainingRecorder::new(recorder)).is_err() {
+    let recorder = DrainingRecorder::new(buckets(PrometheusBuilder::new()).build_recorder());
+    let start = listener.spawn(recorder.drain()).map_err(|error| ServeError(Kind::Thread(error)))?;
+    if metrics::set_global_recorder(recorder).is_err() {
         start.cancel();
         return Err(ServeError(Kind::Recorder));
     }

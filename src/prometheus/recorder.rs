@@ -1,7 +1,8 @@
 //! A recorder that never holds more samples than it can afford.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use std::fmt;
 
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
@@ -15,10 +16,12 @@ pub(super) struct DrainingRecorder {
     drain: Arc<Drain>,
 }
 
-#[derive(Debug)]
-struct Drain {
+/// The exporter's samples. A sample that is pushed into the exporter's list while another thread drains it may be lost, so nobody
+/// does the one during the other.
+pub(super) struct Drain {
     handle: PrometheusHandle,
-    waiting: AtomicUsize,
+    /// How many wait, about.
+    waiting: Mutex<usize>,
 }
 
 struct DrainingHistogram {
@@ -28,8 +31,12 @@ struct DrainingHistogram {
 
 impl DrainingRecorder {
     pub(super) fn new(inner: PrometheusRecorder) -> Self {
-        let drain = Arc::new(Drain { handle: inner.handle(), waiting: AtomicUsize::new(0) });
+        let drain = Arc::new(Drain { handle: inner.handle(), waiting: Mutex::new(0) });
         Self { inner, drain }
+    }
+
+    pub(super) fn drain(&self) -> Arc<Drain> {
+        Arc::clone(&self.drain)
     }
 }
 
@@ -73,19 +80,43 @@ impl HistogramFn for DrainingHistogram {
         let mut left = count;
         while left > 0 {
             let now = left.min(MOST_WAITING);
-            self.inner.record_many(value, now);
-            self.drain.add(now);
+            self.drain.add(now, || self.inner.record_many(value, now));
             left -= now;
         }
     }
 }
 
 impl Drain {
-    fn add(&self, samples: usize) {
-        let waiting = self.waiting.fetch_add(samples, Ordering::Relaxed) + samples;
-        if waiting >= MOST_WAITING {
-            self.waiting.store(0, Ordering::Relaxed);
+    /// The metrics as text.
+    pub(super) fn render(&self) -> String {
+        let mut waiting = self.waiting();
+        *waiting = 0;
+        self.handle.render()
+    }
+
+    pub(super) fn run_upkeep(&self) {
+        let mut waiting = self.waiting();
+        *waiting = 0;
+        self.handle.run_upkeep();
+    }
+
+    fn add(&self, samples: usize, push: impl FnOnce()) {
+        let mut waiting = self.waiting();
+        push();
+        *waiting += samples;
+        if *waiting >= MOST_WAITING {
+            *waiting = 0;
             self.handle.run_upkeep();
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, usize> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").finish_non_exhaustive()
     }
 }

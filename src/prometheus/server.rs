@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::{Builder, Runtime};
 
+use super::recorder::Drain;
 use super::stalls::Stalls;
 use crate::stall::Stall;
 
@@ -35,7 +35,7 @@ pub struct Server {
 /// What each connection answers from.
 #[derive(Clone)]
 struct Pages {
-    metrics: PrometheusHandle,
+    metrics: Arc<Drain>,
     stalls: Stalls,
 }
 
@@ -103,11 +103,11 @@ impl Listener {
         Ok(Self { local_addr: inner.local_addr()?, inner })
     }
 
-    pub(super) fn spawn(self, handle: PrometheusHandle) -> io::Result<Start> {
+    pub(super) fn spawn(self, metrics: Arc<Drain>) -> io::Result<Start> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (go, word) = mpsc::channel();
         let server = Server { local_addr: self.local_addr, stalls: Stalls::default() };
-        let pages = Pages { metrics: handle, stalls: server.stalls.clone() };
+        let pages = Pages { metrics, stalls: server.stalls.clone() };
         let listener = self.inner;
         let run = move || {
             if word.recv().is_ok() {
@@ -134,10 +134,10 @@ fn answer(runtime: &Runtime, listener: TcpListener, pages: &Pages) {
     });
 }
 
-async fn upkeep(handle: PrometheusHandle) {
+async fn upkeep(metrics: Arc<Drain>) {
     loop {
         tokio::time::sleep(UPKEEP).await;
-        handle.run_upkeep();
+        metrics.run_upkeep();
     }
 }
 
