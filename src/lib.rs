@@ -142,7 +142,7 @@
 //!   runtime so busy that no worker ever parks, one that burns CPU may be told as a stall. One that has held its worker
 //!   before it gives it away is a stall up to then, as far as stacks were taken. One that finds no thread left in the blocking pool to give
 //!   its worker to counts as handed off all the same.
-//! - **A line is a sample.** The stack is taken shortly before the threshold, whenever the age has grown by a quarter, and each second. The report shows the
+//! - **A line is a sample.** The stack is taken shortly before the threshold, whenever the age has doubled, and each second. The report shows the
 //!   line where most of that time went; what came and went between two samples is not seen.
 //! - **Lines after optimization.** Inlined functions are told apart, but the compiler may fold equal functions into one, under either name
 //!   (`TcpStream::read` may show as `UdpSocket::recv`), and a loop's line may be any of its body. Trust the application's lines more than names.

@@ -17,8 +17,7 @@ use crate::stacks::{Capturer, Purpose, Target};
 
 /// A stall in progress is reported at this age, or at the threshold if that is longer, and each time its age has doubled.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
-/// A stack is taken again when the poll's age has grown by a quarter, but no later than after this: where the last stack was taken is
-/// told of a fifth of the time at most.
+/// A stack is taken again when the poll's age has doubled, but no later than after this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Examiner {
@@ -91,7 +90,7 @@ impl Examiner {
         }
         // One that was torn, or has not answered, is tried again at the next look.
         if is_taken || !(asleep || shared.stack_signals) {
-            let pause = (age / 4).min(shared.clock.ticks(LONGEST_PAUSE));
+            let pause = age.min(shared.clock.ticks(LONGEST_PAUSE));
             watched.next_capture(age + pause);
         }
     }
