@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tower_stall::Cause;
 
-use self::support::eventually;
+use self::support::{eventually, scrape};
 
 /// The system's allocator behind one lock that spins.
 struct OneLock(AtomicBool);
@@ -48,6 +48,8 @@ unsafe impl GlobalAlloc for OneLock {
 fn who_sleeps_with_the_allocator_s_lock_is_named() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let monitor = support::builder().runtime(runtime.handle().clone()).spawn().unwrap();
+    // To start, a thread needs the allocator.
+    eventually("the watchdog looks", || scrape().sum("tower_stall_watchdog_ticks_total", &[]) > 0.0);
     for _ in 0..3 {
         let holds = monitor.instrument("holds", async {
             ALLOCATOR.with(|| thread::sleep(Duration::from_millis(200)));
