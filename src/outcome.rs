@@ -55,6 +55,7 @@ impl Outcome {
     ];
 
     /// The outcome of an answer that is complete. Statuses past 599 count as the server's error.
+    #[inline]
     pub(crate) fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             ..200 => Self::Informational,

@@ -50,6 +50,7 @@ const LONGEST_NAME: usize = 256;
 // === impl Method ===
 
 impl Method {
+    pub(crate) const HEAD: Self = Self(1);
     const OTHER: Self = Self(9);
     pub(crate) const TASK: Self = Self(10);
 

@@ -1,32 +1,26 @@
 //! When a future was woken: the waker it gets stamps the time and wakes the task.
 //!
-//! A future that never waits never clones its waker, so the first poll lends it one that lives on the stack and becomes an
-//! allocated one only when it is cloned.
+//! A future that never waits never clones its waker. So the task's own waker is only borrowed, for the time of each poll, until
+//! somebody clones ours.
 
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::ops::Deref;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 // Not loom's: no model has it.
 use std::sync::atomic::AtomicPtr;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
-use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
+use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use crate::clock::Clock;
 use crate::sync::{AtomicU64, Ordering};
 
-/// The wakes of one future.
-#[derive(Debug, Default)]
-pub(crate) struct Wakes(Option<Stamping>);
-
+/// The wakes of one future after the other.
 #[derive(Debug)]
-struct Stamping {
+pub(crate) struct Wakes {
     stamp: Arc<Stamp>,
-    /// Made of `stamp`, and kept so that a poll need not make it.
-    waker: Waker,
+    /// Points to `stamp`, without a count of its own. Given out only by [`lend`](Self::lend).
+    waker: ManuallyDrop<Waker>,
 }
 
 /// What all clones of a stamping waker share.
@@ -35,201 +29,120 @@ struct Stamp {
     clock: Clock,
     /// When the first wake since the last poll was, in ticks; 0 for none.
     woken: AtomicU64,
-    task: Waker,
-}
-
-/// What one poll is woken by: the waker that a poll before left, or one on the stack that becomes an allocated one only when it is cloned.
-#[derive(Debug)]
-pub(crate) struct Lent<'a> {
-    wakes: &'a mut Wakes,
-    /// Whether the polls before were of the same task.
-    same_task: bool,
-    lazy: Lazy<'a>,
-}
-
-/// A stamping waker on the stack.
-#[derive(Debug)]
-struct Lazy<'a> {
-    clock: &'a Clock,
-    task: &'a Waker,
-    /// An `Arc` of its own once the waker was cloned, null before. A `OnceLock` takes five times the instructions.
-    stamp: AtomicPtr<Stamp>,
-}
-
-/// A waker that is not to be dropped.
-pub(crate) enum Borrowed<'a> {
-    Kept(&'a Waker),
-    OnStack(ManuallyDrop<Waker>, PhantomData<&'a Waker>),
+    /// The task of the poll that goes on, until it is known in `task`.
+    lent: AtomicPtr<Waker>,
+    /// Set by the first clone.
+    task: OnceLock<Waker>,
 }
 
 // === impl Wakes ===
 
 impl Wakes {
-    /// When the future was first woken since this was last asked, in ticks.
+    pub(crate) fn new(clock: Clock) -> Self {
+        let lent = AtomicPtr::new(ptr::null_mut());
+        let stamp = Arc::new(Stamp { clock, woken: AtomicU64::new(0), lent, task: OnceLock::new() });
+        // SAFETY: The contract of `RawWaker` is kept by the functions of the table, each of which takes the pointer as one of
+        // `Arc::into_raw`. This one has no count, so it must not be dropped, nor outlive `stamp`: it is in `ManuallyDrop`, and given
+        // out as a reference that borrows `self`, where `stamp` is replaced together with it.
+        let waker = unsafe { Waker::new(Arc::as_ptr(&stamp).cast(), &Stamp::VTABLE) };
+        Self { stamp, waker: ManuallyDrop::new(waker) }
+    }
+
+    /// When the future was first woken since this was last asked, in ticks, or 0.
     #[inline(always)]
-    pub(crate) fn take(&self) -> Option<u64> {
-        let stamp = &self.0.as_ref()?.stamp;
-        let woken = stamp.woken.load(Ordering::Relaxed);
+    pub(crate) fn take(&self) -> u64 {
+        let woken = self.stamp.woken.load(Ordering::Relaxed);
         // A wake in between finds it stamped, and leads to the same poll. So a plain store does, which is a fifth of the time of a swap.
-        (woken != 0).then(|| {
-            stamp.woken.store(0, Ordering::Relaxed);
-            woken
-        })
-    }
-
-    /// Lends a waker for one poll of a future of `task`.
-    #[inline(always)]
-    pub(crate) fn lend<'a>(&'a mut self, clock: &'a Clock, task: &'a Waker) -> Lent<'a> {
-        // Wakers of another task are let go once there are new ones: they still wake that one.
-        let same_task = self.0.as_ref().is_some_and(|stamping| stamping.stamp.task.will_wake(task));
-        Lent { wakes: self, same_task, lazy: Lazy { clock, task, stamp: AtomicPtr::new(ptr::null_mut()) } }
-    }
-
-    /// Polls with a waker that stamps.
-    pub(crate) fn poll<R>(
-        &mut self,
-        clock: &Clock,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> R,
-    ) -> R {
-        let lent = self.lend(clock, cx.waker());
-        let result = poll(&mut Context::from_waker(&lent.waker()));
-        lent.end();
-        result
-    }
-}
-
-// === impl Lent ===
-
-impl Lent<'_> {
-    #[inline(always)]
-    pub(crate) fn waker(&self) -> Borrowed<'_> {
-        match &self.wakes.0 {
-            Some(stamping) if self.same_task => Borrowed::Kept(&stamping.waker),
-            _ => self.lazy.waker(),
+        if woken != 0 {
+            self.stamp.woken.store(0, Ordering::Relaxed);
         }
+        woken
     }
 
-    /// The poll is over: the waker is kept for further ones, if it was cloned.
+    /// A waker for one poll of a future of `task`.
     #[inline(always)]
-    pub(crate) fn end(mut self) {
-        if let Some(stamp) = self.lazy.take() {
-            self.wakes.0 = Some(Stamping::new(stamp));
+    pub(crate) fn lend<'a>(&'a mut self, task: &'a Waker) -> &'a Waker {
+        match self.stamp.task.get() {
+            None => self.stamp.lent.store(ptr::from_ref(task).cast_mut(), Ordering::Relaxed),
+            Some(known) if known.will_wake(task) => {}
+            Some(_) => self.another_task(task),
         }
+        &self.waker
     }
-}
 
-// === impl Borrowed ===
-
-impl Deref for Borrowed<'_> {
-    type Target = Waker;
-
+    /// Makes ready for another future: wakes that are still to come are not its.
     #[inline(always)]
-    fn deref(&self) -> &Waker {
-        match self {
-            Self::Kept(waker) => waker,
-            Self::OnStack(waker, _) => waker,
+    pub(crate) fn reset(&mut self) {
+        if self.stamp.task.get().is_some() {
+            self.forget();
         }
+        self.stamp.woken.store(0, Ordering::Relaxed);
     }
-}
 
-// === impl Stamping ===
-
-impl Stamping {
+    /// Wakers that are still out there wake the task that they are of, so they keep the stamp.
     #[cold]
-    fn new(stamp: Arc<Stamp>) -> Self {
-        let waker = Waker::from(Arc::clone(&stamp));
-        Self { stamp, waker }
+    fn forget(&mut self) {
+        match Arc::get_mut(&mut self.stamp) {
+            Some(stamp) => drop(stamp.task.take()),
+            None => *self = Self::new(self.stamp.clock.clone()),
+        }
+    }
+
+    #[cold]
+    fn another_task(&mut self, task: &Waker) {
+        self.forget();
+        self.stamp.lent.store(ptr::from_ref(task).cast_mut(), Ordering::Relaxed);
     }
 }
 
 // === impl Stamp ===
 
 impl Stamp {
+    const VTABLE: RawWakerVTable =
+        RawWakerVTable::new(Self::clone_raw, Self::wake_raw, Self::wake_by_ref_raw, Self::drop_raw);
+
+    /// The task's own waker, cloned now if it is the first time.
+    #[inline]
+    fn task(&self) -> &Waker {
+        self.task.get_or_init(|| {
+            // SAFETY: `lend` stored a reference, and gave the waker out for as long as that lives. Until `task` is set nobody has
+            // a clone, so whoever calls this does it by that waker: the reference is alive. There is an order between the store and
+            // this load, as whoever has the waker got it after the store.
+            unsafe { &*self.lent.load(Ordering::Relaxed) }.clone()
+        })
+    }
+
     /// Of two wakes at once either may be the first.
     #[inline]
-    fn stamp(&self) {
+    fn wake(&self) {
         if self.woken.load(Ordering::Relaxed) == 0 {
             self.woken.store(self.clock.now(), Ordering::Relaxed);
         }
-    }
-}
-
-impl Wake for Stamp {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.stamp();
-        self.task.wake_by_ref();
-    }
-}
-
-// === impl Lazy ===
-
-impl Lazy<'_> {
-    const VTABLE: RawWakerVTable =
-        RawWakerVTable::new(Self::clone_raw, Self::wake_by_ref_raw, Self::wake_by_ref_raw, |_| {});
-
-    #[inline(always)]
-    fn take(&mut self) -> Option<Arc<Stamp>> {
-        let stamp = std::mem::replace(self.stamp.get_mut(), ptr::null_mut());
-        // SAFETY: what is not null came from `Arc::into_raw` in `stamp`, and is given back once: it is null from here on.
-        (!stamp.is_null()).then(|| unsafe { Arc::from_raw(stamp) })
-    }
-
-    /// A waker that borrows `self`. Its clones do not.
-    #[inline(always)]
-    fn waker(&self) -> Borrowed<'_> {
-        const fn is_thread_safe<T: Send + Sync>() {}
-        const { is_thread_safe::<Lazy<'_>>() };
-        let data = std::ptr::from_ref(self).cast();
-        // SAFETY: The contract of `RawWaker` is kept:
-        // - all functions of the table take the pointer as a `&Lazy`, which is `Sync`, as asserted above;
-        // - `data` outlives the waker: `Borrowed` borrows `self`, and gives out references only, so nothing can own the waker, as it
-        //   is in `ManuallyDrop`;
-        // - `clone` gives a waker of its own, which does not point here; `drop` has nothing to give back.
-        let waker = unsafe { Waker::from_raw(RawWaker::new(data, &Self::VTABLE)) };
-        Borrowed::OnStack(ManuallyDrop::new(waker), PhantomData)
-    }
-
-    /// The allocated one, made now if it is the first time. Two threads may do so at once: one of them wins.
-    fn stamp(&self) -> ManuallyDrop<Arc<Stamp>> {
-        let mut stamp = self.stamp.load(Acquire);
-        if stamp.is_null() {
-            let (clock, task) = (self.clock.clone(), self.task.clone());
-            let new = Arc::new(Stamp { clock, woken: AtomicU64::new(0), task });
-            stamp = Arc::into_raw(new).cast_mut();
-            if let Err(first) = self.stamp.compare_exchange(ptr::null_mut(), stamp, AcqRel, Acquire) {
-                // SAFETY: the `Arc` that was made above, which nobody else has seen.
-                drop(unsafe { Arc::from_raw(stamp) });
-                stamp = first;
-            }
-        }
-        // SAFETY: of `Arc::into_raw`, here or on the thread that won; the `Arc` is `self`'s until `take`, which has `self` for itself,
-        // and this reference is not dropped.
-        ManuallyDrop::new(unsafe { Arc::from_raw(stamp) })
+        self.task().wake_by_ref();
     }
 
     fn clone_raw(data: *const ()) -> RawWaker {
-        // SAFETY: `data` is the `Lazy` that `waker` was called on; it is alive, as argued there.
-        let lazy = unsafe { &*data.cast::<Lazy<'_>>() };
-        let waker = ManuallyDrop::new(Waker::from(Arc::clone(&lazy.stamp())));
-        RawWaker::new(waker.data(), waker.vtable())
+        // SAFETY: `data` is of `Arc::as_ptr` or `Arc::into_raw`, and somebody holds a count meanwhile: `Wakes`, or the waker that
+        // is cloned.
+        let stamp = ManuallyDrop::new(unsafe { Arc::from_raw(data.cast::<Self>()) });
+        stamp.task();
+        RawWaker::new(Arc::into_raw(Arc::clone(&stamp)).cast(), &Self::VTABLE)
+    }
+
+    fn wake_raw(data: *const ()) {
+        // SAFETY: Only a clone can be woken by value, and it has a count, which is given back here.
+        let stamp = unsafe { Arc::from_raw(data.cast::<Self>()) };
+        stamp.wake();
     }
 
     fn wake_by_ref_raw(data: *const ()) {
-        // SAFETY: As in `clone_raw`.
-        let lazy = unsafe { &*data.cast::<Lazy<'_>>() };
-        lazy.stamp().wake_by_ref();
+        // SAFETY: Somebody holds a count meanwhile, as in `clone_raw`.
+        unsafe { &*data.cast::<Self>() }.wake();
     }
-}
 
-impl Drop for Lazy<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        drop(self.take());
+    fn drop_raw(data: *const ()) {
+        // SAFETY: Only a clone can be dropped, and it has a count, which is given back here.
+        drop(unsafe { Arc::from_raw(data.cast::<Self>()) });
     }
 }
 
@@ -237,7 +150,7 @@ impl Drop for Lazy<'_> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64 as Time, AtomicUsize};
-    use std::task::Poll;
+    use std::task::{Context, Poll, Wake};
 
     #[derive(Default)]
     struct Task(AtomicUsize);
@@ -245,6 +158,12 @@ mod tests {
     impl Wake for Task {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Wakes {
+        fn poll<R>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
+            poll(&mut Context::from_waker(self.lend(cx.waker())))
         }
     }
 
@@ -256,63 +175,90 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_does_not_wait_allocates_nothing() {
+    fn of_a_future_that_does_not_wait_the_task_is_not_cloned() {
         let (_, clock, _, waker) = setup();
-        let mut wakes = Wakes::default();
-        assert!(wakes.poll(&clock, &mut Context::from_waker(&waker), |_| Poll::Ready(())).is_ready());
-        assert!(wakes.0.is_none());
+        let mut wakes = Wakes::new(clock);
+        assert!(wakes.poll(&mut Context::from_waker(&waker), |_| Poll::Ready(())).is_ready());
+        assert!(wakes.stamp.task.get().is_none());
     }
 
     #[test]
     fn the_first_wake_is_stamped_and_every_wake_passed_on() {
         let (time, clock, task, waker) = setup();
-        let mut wakes = Wakes::default();
-        let kept = wakes.poll(&clock, &mut Context::from_waker(&waker), |cx| cx.waker().clone());
-        assert_eq!(wakes.take(), None);
+        let mut wakes = Wakes::new(clock);
+        let kept = wakes.poll(&mut Context::from_waker(&waker), |cx| cx.waker().clone());
+        assert_eq!(wakes.take(), 0);
         time.store(70, Ordering::Relaxed);
         kept.wake_by_ref();
         time.store(90, Ordering::Relaxed);
         kept.wake();
-        assert_eq!(wakes.take(), Some(70));
-        assert_eq!(wakes.take(), None);
+        assert_eq!(wakes.take(), 70);
+        assert_eq!(wakes.take(), 0);
         assert_eq!(task.0.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn a_later_poll_of_the_same_task_gets_the_same_waker() {
         let (_, clock, _, waker) = setup();
-        let mut wakes = Wakes::default();
+        let mut wakes = Wakes::new(clock);
         let mut cx = Context::from_waker(&waker);
-        let first = wakes.poll(&clock, &mut cx, |cx| cx.waker().clone());
-        assert!(wakes.poll(&clock, &mut cx, |cx| cx.waker().will_wake(&first)));
+        let first = wakes.poll(&mut cx, |cx| cx.waker().clone());
+        assert!(wakes.poll(&mut cx, |cx| cx.waker().will_wake(&first)));
     }
 
     #[test]
     fn a_future_that_moves_to_another_task_wakes_that_one() {
         let (_, clock, first, first_waker) = setup();
         let (_, _, second, second_waker) = setup();
-        let mut wakes = Wakes::default();
-        wakes.poll(&clock, &mut Context::from_waker(&first_waker), |cx| cx.waker().clone());
-        let kept = wakes.poll(&clock, &mut Context::from_waker(&second_waker), |cx| cx.waker().clone());
+        let mut wakes = Wakes::new(clock);
+        wakes.poll(&mut Context::from_waker(&first_waker), |cx| cx.waker().clone());
+        let kept = wakes.poll(&mut Context::from_waker(&second_waker), |cx| cx.waker().clone());
         kept.wake();
         assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
-        assert_eq!(wakes.take(), Some(1));
+        assert_eq!(wakes.take(), 1);
     }
 
     #[test]
     fn a_wake_inside_the_poll_and_without_a_clone_is_stamped() {
         let (_, clock, task, waker) = setup();
-        let mut wakes = Wakes::default();
-        wakes.poll(&clock, &mut Context::from_waker(&waker), |cx| cx.waker().wake_by_ref());
-        assert_eq!(wakes.take(), Some(1));
+        let mut wakes = Wakes::new(clock);
+        wakes.poll(&mut Context::from_waker(&waker), |cx| cx.waker().wake_by_ref());
+        assert_eq!(wakes.take(), 1);
         assert_eq!(task.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn the_next_future_is_not_woken_by_wakers_of_the_last() {
+        let (_, clock, first, first_waker) = setup();
+        let (_, _, second, second_waker) = setup();
+        let mut wakes = Wakes::new(clock);
+        let kept = wakes.poll(&mut Context::from_waker(&first_waker), |cx| cx.waker().clone());
+        wakes.reset();
+        wakes.poll(&mut Context::from_waker(&second_waker), |cx| drop(cx.waker().clone()));
+        kept.wake();
+        assert_eq!(wakes.take(), 0);
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
+    }
+
+    #[test]
+    fn without_wakers_left_the_next_future_goes_on_with_the_same_memory() {
+        let (_, clock, task, waker) = setup();
+        let mut wakes = Wakes::new(clock);
+        let stamp = Arc::as_ptr(&wakes.stamp);
+        for _ in 0..2 {
+            wakes.poll(&mut Context::from_waker(&waker), |cx| cx.waker().clone()).wake();
+            assert_eq!(Arc::strong_count(&task), 3);
+            wakes.reset();
+            assert_eq!(Arc::strong_count(&task), 2, "the task is let go");
+            assert_eq!((wakes.take(), Arc::as_ptr(&wakes.stamp)), (0, stamp));
+        }
     }
 
     #[test]
     fn wakers_go_to_other_threads_and_outlive_the_future() {
         let (_, clock, task, waker) = setup();
-        let mut wakes = Wakes::default();
-        let kept = wakes.poll(&clock, &mut Context::from_waker(&waker), |cx| cx.waker().clone());
+        let mut wakes = Wakes::new(clock);
+        let kept = wakes.poll(&mut Context::from_waker(&waker), |cx| cx.waker().clone());
         drop(wakes);
         let threads: Vec<_> = (0..4).map(|_| kept.clone()).map(|waker| std::thread::spawn(|| waker.wake())).collect();
         for thread in threads {

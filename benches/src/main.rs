@@ -15,6 +15,7 @@ mod steps;
 mod subject;
 mod time;
 mod variants;
+mod wrapped;
 
 use std::task::Context;
 

@@ -17,12 +17,14 @@ use tracing::Level;
 
 use crate::around::Around;
 use crate::floor;
+use crate::wrapped::WrapLayer;
 
 /// A middleware, or what stands for the lack of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Variant {
     Bare,
     Identity,
+    Wrapped,
     Floor,
     FloorOs,
     TowerStall,
@@ -64,9 +66,10 @@ struct Lines;
 // === impl Variant ===
 
 impl Variant {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Bare,
         Self::Identity,
+        Self::Wrapped,
         Self::Floor,
         Self::FloorOs,
         Self::TowerStall,
@@ -85,6 +88,7 @@ impl Variant {
         match self {
             Self::Bare => "bare router",
             Self::Identity => "`identity`",
+            Self::Wrapped => "a wrapped body, nothing else",
             Self::Floor => "floor, TSC",
             Self::FloorOs => "floor, OS clock",
             Self::TowerStall => "**tower-stall**",
@@ -105,6 +109,7 @@ impl Variant {
         match self {
             Self::Bare => router,
             Self::Identity => router.layer(Identity::new()),
+            Self::Wrapped => router.layer(WrapLayer),
             Self::Floor => router.layer(Around(floor::call(floor::Counter))),
             Self::FloorOs => router.layer(Around(floor::call(floor::Os(Instant::now())))),
             Self::TowerStall => router.layer(recorders.monitor.layer()),
@@ -178,7 +183,7 @@ impl Variant {
     /// How many requests the variant has recorded so far; `None` where it has nothing to record with.
     pub fn recorded(self, recorders: &Recorders) -> Option<u64> {
         match self {
-            Self::Bare | Self::Identity | Self::TraceOff => None,
+            Self::Bare | Self::Identity | Self::Wrapped | Self::TraceOff => None,
             Self::Floor | Self::FloorOs => Some(floor::counted()),
             Self::TowerStall => Some(recorders.monitor.routes().iter().map(|route| route.requests()).sum()),
             Self::TokioMetrics => Some(recorders.task_monitor.cumulative().dropped_count),

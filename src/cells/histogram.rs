@@ -61,6 +61,12 @@ impl Bounds {
         Self(BOUNDS_NANOS.map(|nanos| clock.ticks(Duration::from_nanos(nanos))))
     }
 
+    /// The bound of the first bucket.
+    #[inline]
+    pub(crate) fn first(&self) -> u64 {
+        self.0[0]
+    }
+
     /// The bucket of a sample; one that equals a bound belongs below it, as Prometheus' `le` says.
     #[inline]
     pub(crate) fn bucket(&self, ticks: u64) -> usize {
@@ -80,6 +86,12 @@ impl Histogram {
     #[inline]
     pub(crate) fn add(&self, bounds: &Bounds, ticks: u64) {
         self.buckets[bounds.bucket(ticks)].add(ticks);
+    }
+
+    /// Adds one sample that belongs into the first bucket. Only the owner may call this.
+    #[inline]
+    pub(crate) fn add_to_first(&self, ticks: u64) {
+        self.buckets[0].add(ticks);
     }
 
     /// Adds what the histogram holds to `samples`.

@@ -46,17 +46,39 @@ pub(crate) struct Totals {
 // === impl RouteCells ===
 
 impl RouteCells {
-    #[inline]
+    /// A poll of the first bucket.
+    #[inline(always)]
+    pub(crate) fn quick_poll(&self, phase: Phase, ticks: u64) {
+        self.polls[phase as usize].add_to_first(ticks);
+        self.see(ticks);
+    }
+
     pub(crate) fn poll(&self, bounds: &Bounds, phase: Phase, ticks: u64) {
         self.polls[phase as usize].add(bounds, ticks);
+        self.see(ticks);
+    }
+
+    #[inline(always)]
+    fn see(&self, ticks: u64) {
         if ticks > self.longest_poll.load(Ordering::Relaxed) {
             self.longest_poll.store(ticks, Ordering::Relaxed);
         }
     }
 
-    #[inline]
+    /// A delay that is negative, as clocks of two processors may differ, is none.
+    #[inline(always)]
     pub(crate) fn schedule_delay(&self, bounds: &Bounds, ticks: u64) {
-        self.schedule_delay.add(bounds, ticks);
+        if ticks <= bounds.first() {
+            self.schedule_delay.add_to_first(ticks);
+        } else {
+            self.long_delay(bounds, ticks);
+        }
+    }
+
+    #[cold]
+    fn long_delay(&self, bounds: &Bounds, ticks: u64) {
+        let is_negative = ticks > i64::MAX as u64;
+        self.schedule_delay.add(bounds, if is_negative { 0 } else { ticks });
     }
 
     pub(crate) fn unreported_stall(&self, bounds: &Bounds, ticks: u64) {

@@ -62,10 +62,14 @@ impl Slot {
         self.state().is_active()
     }
 
-    /// Says that `poll` begins, and nothing goes on. Only the thread that owns the slot may call this.
-    #[inline]
+    /// Says that `poll` begins, inside another one if that goes on. Only the thread that owns the slot may call this.
+    #[inline(always)]
     pub(crate) fn enter(&self, poll: Poll) {
-        let idle = self.state();
+        let mut idle = self.state();
+        if idle.is_active() {
+            self.set_aside();
+            idle = self.state();
+        }
         self.start.store(poll.start, Ordering::Release);
         self.span.store(poll.span, Ordering::Release);
         self.mark.store(poll.mark, Ordering::Release);
@@ -82,7 +86,7 @@ impl Slot {
     ///
     /// Past [`DEEPEST`](Self::DEEPEST), the poll is not shown again when the inner one is over.
     #[cold]
-    pub(crate) fn set_aside(&self) {
+    fn set_aside(&self) {
         let depth = self.depth.load(Ordering::Relaxed);
         if let Some(aside) = self.aside.get(depth as usize) {
             let poll = self.stamped();

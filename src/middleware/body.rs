@@ -1,62 +1,48 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::meter::Meter;
+use crate::meter::{BODY, Meter};
 use crate::outcome::Outcome;
 
 pin_project! {
     /// A response body whose polls are measured. Made by [`StallService`](crate::StallService).
     ///
-    /// The request is complete when the body ends, or says that it has ended, or has given as many bytes as it promised: servers
-    /// drop a body then without polling it once more.
+    /// The request is complete when the body ends, or has given as many bytes as it promised, or is dropped when it says that it has
+    /// ended: servers drop a body then without polling it once more.
     #[derive(Debug)]
-    pub struct StallBody<B> {
+    pub struct StallBody<B>
+    where
+        B: Body,
+    {
         #[pin]
         inner: B,
-        meter: Option<Meter>,
-        complete: Outcome,
-        // Bytes still to come, where that is known.
-        remaining: Option<u64>,
+        meter: Meter,
     }
-}
 
-impl<B> StallBody<B> {
-    pub(super) fn unmeasured(inner: B) -> Self {
-        Self { inner, meter: None, complete: Outcome::Cancelled, remaining: None }
+    impl<B: Body> PinnedDrop for StallBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if this.meter.is_incomplete() && this.inner.is_end_stream() {
+                this.meter.complete();
+            }
+        }
     }
 }
 
 impl<B: Body> StallBody<B> {
-    pub(super) fn measured(inner: B, mut meter: Meter, status: StatusCode, headers: &HeaderMap) -> Self {
-        let complete = Outcome::of(status);
-        if inner.is_end_stream() {
-            meter.count_as(complete);
-            return Self::unmeasured(inner);
-        }
-        meter.enter_body();
-        // The header is asked only where the body does not know: a look into the map costs more than a poll.
-        let remaining = inner.size_hint().exact().or_else(|| promised(headers));
-        if remaining == Some(0) {
-            // Servers do not poll it at all.
-            meter.count_as(complete);
-        }
-        Self { inner, meter: Some(meter), complete, remaining }
+    pub(super) fn unmeasured(inner: B) -> Self {
+        Self { inner, meter: Meter::default() }
+    }
+
+    pub(super) fn measured(inner: B, meter: Meter) -> Self {
+        Self { inner, meter }
     }
 }
 
-/// How many bytes the answer's header promises.
-#[cold]
-fn promised(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-impl<B: Default> Default for StallBody<B> {
+impl<B: Body + Default> Default for StallBody<B> {
     /// A body that is measured for nobody, for middleware that answers in the service's place.
     fn default() -> Self {
         Self::unmeasured(B::default())
@@ -68,37 +54,19 @@ impl<B: Body> Body for StallBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let mut this = self.project();
-        let Some(meter) = Meter::here(this.meter) else {
+        let this = self.project();
+        let Some(record) = this.meter.here() else {
             return this.inner.poll_frame(cx);
         };
         let mark = 0;
-        let (polling, lent) = meter.poll(cx.waker(), &mark);
-        let polled = this.inner.as_mut().poll_frame(&mut Context::from_waker(&lent.waker()));
+        let (polling, waker) = record.poll::<BODY>(cx.waker(), &mark);
+        let polled = this.inner.poll_frame(&mut Context::from_waker(waker));
         polling.end();
-        lent.end();
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(remaining), Some(data)) = (this.remaining.as_mut(), frame.data_ref()) {
-                    *remaining = remaining.saturating_sub(data.remaining() as u64);
-                }
-                let has_ended = this.inner.is_end_stream();
-                if has_ended || *this.remaining == Some(0) {
-                    meter.count_as(*this.complete);
-                }
-                if has_ended {
-                    *this.meter = None;
-                }
-            }
-            Poll::Ready(Some(Err(_))) => {
-                meter.count_as(Outcome::Error);
-                *this.meter = None;
-            }
-            Poll::Ready(None) => {
-                meter.count_as(*this.complete);
-                *this.meter = None;
-            }
+            Poll::Ready(Some(Ok(frame))) => record.sent(frame),
+            Poll::Ready(Some(Err(_))) => this.meter.end(Outcome::Error),
+            Poll::Ready(None) => this.meter.complete(),
         }
         polled
     }

@@ -3,8 +3,9 @@ use std::sync::{Arc, OnceLock};
 use http::Request;
 
 use crate::meter::Meter;
+use crate::own::Own;
 use crate::routes::{Method, RouteId};
-use crate::shared::{Own, Shared};
+use crate::shared::Shared;
 use crate::threads::Watch;
 
 /// What all clones of one service share.
@@ -39,10 +40,10 @@ impl Entrance {
 
     /// Begins to measure a request under the route that is known for it: axum's first, then the user's own.
     #[inline]
-    pub(super) fn enter<B>(&self, request: &Request<B>) -> Option<Meter> {
+    pub(super) fn enter<B>(&self, request: &Request<B>) -> Meter {
         let shared = self.watch.shared();
         let method = Method::of(request.method());
-        Meter::request(shared, |own| match request.extensions().get::<MatchedPath>() {
+        Meter::request(shared, method, |own| match request.extensions().get::<MatchedPath>() {
             Some(path) => self.matched(own, shared, method, path),
             None => labelled(own, shared, method, request),
         })

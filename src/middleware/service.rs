@@ -7,6 +7,7 @@ use tower_service::Service;
 
 use super::entrance::Entrance;
 use super::{StallBody, StallFuture};
+use crate::meter::Polling;
 
 /// A service whose requests are measured. Made by [`StallLayer`](crate::StallLayer).
 #[derive(Clone, Debug)]
@@ -46,15 +47,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let has_no_body = request.method() == http::Method::HEAD;
-        let Some(mut meter) = self.entrance.enter(&request) else {
-            return StallFuture::new(self.inner.call(request), has_no_body);
-        };
+        let mut meter = self.entrance.enter(&request);
         let mark = 0;
-        let calling = meter.call(&mark);
-        let mut future = StallFuture::new(self.inner.call(request), has_no_body);
-        calling.end();
-        future.measure(meter);
-        future
+        let calling = meter.record().map(|record| record.call(&mark));
+        let inner = self.inner.call(request);
+        calling.into_iter().for_each(Polling::end);
+        StallFuture::new(inner, meter)
     }
 }

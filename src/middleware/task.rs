@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::meter::Meter;
+use crate::meter::{HANDLER, Meter};
 use crate::outcome::Outcome;
 
 pin_project! {
@@ -14,13 +14,13 @@ pin_project! {
     pub struct StallTask<F> {
         #[pin]
         inner: F,
-        meter: Option<Meter>,
+        meter: Meter,
     }
 }
 
 impl<F> StallTask<F> {
     pub(crate) fn new(inner: F, meter: Meter) -> Self {
-        Self { inner, meter: Some(meter) }
+        Self { inner, meter }
     }
 }
 
@@ -29,17 +29,15 @@ impl<F: Future> Future for StallTask<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let Some(meter) = Meter::here(this.meter) else {
+        let Some(record) = this.meter.here() else {
             return this.inner.poll(cx);
         };
         let mark = 0;
-        let (polling, lent) = meter.poll(cx.waker(), &mark);
-        let output = this.inner.poll(&mut Context::from_waker(&lent.waker()));
+        let (polling, waker) = record.poll::<HANDLER>(cx.waker(), &mark);
+        let output = this.inner.poll(&mut Context::from_waker(waker));
         polling.end();
-        lent.end();
         if output.is_ready() {
-            meter.count_as(Outcome::Success);
-            *this.meter = None;
+            this.meter.end(Outcome::Success);
         }
         output
     }

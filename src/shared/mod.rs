@@ -3,7 +3,7 @@
 mod alarm;
 mod hitches;
 mod inbox;
-mod own;
+mod limits;
 mod stalled;
 
 use std::fmt;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub(crate) use self::alarm::Alarm;
 pub(crate) use self::hitches::{Hitch, Hitches};
 pub(crate) use self::inbox::{Finished, Sighting};
-pub(crate) use self::own::Own;
+pub(crate) use self::limits::Limits;
 pub(crate) use self::stalled::{Stalled, Unattributed};
 
-use self::alarm::Alarm;
 use self::inbox::Inbox;
 
 use crate::cells::{Bounds, Lane, Lanes, Poll, Subject, Totals};
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) stack_signals: bool,
     /// When the watchdog began its last look at everything, in ticks.
     looked: AtomicU64,
-    threshold: Arc<AtomicU64>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// What the user wishes of stacks.
@@ -93,7 +93,7 @@ impl Shared {
             stacks_wanted: stacks.taken && cfg!(feature = "stacks"),
             stack_signals: stacks.signals,
             looked: AtomicU64::new(0),
-            threshold: Arc::new(AtomicU64::new(0)),
+            limits: Arc::default(),
             clock,
         }
     }
@@ -101,17 +101,11 @@ impl Shared {
     /// The stall threshold, in ticks.
     #[inline]
     pub(crate) fn threshold(&self) -> u64 {
-        self.threshold.load(Ordering::Relaxed)
+        self.limits.stall()
     }
 
     pub(crate) fn set_threshold(&self, threshold: Duration) {
-        self.threshold.store(self.clock.ticks(threshold).max(1), Ordering::Relaxed);
-    }
-
-    /// This thread's own end of it.
-    #[inline]
-    pub(crate) fn own(self: &Arc<Self>) -> Arc<Own> {
-        Own::of(self)
+        self.limits.set_stall(self.clock.ticks(threshold).max(1), &self.bounds);
     }
 
     /// Notes which worker of the watched runtime this thread is, if any.

@@ -53,7 +53,7 @@ pub(crate) async fn probe(lag: Arc<Lag>, clock: Clock, bounds: Bounds, each_roun
     for round in 0_u32.. {
         let armed = clock.now();
         let sleep = pin!(tokio::time::sleep(PERIOD));
-        let (woken, polled) = StampedSleep { clock: &clock, sleep, wakes: Wakes::default() }.await;
+        let (woken, polled) = StampedSleep { clock: &clock, sleep, wakes: Wakes::new(clock.clone()) }.await;
         if polled.saturating_sub(armed) < period / 2 {
             return;
         }
@@ -109,9 +109,12 @@ impl<S: Future<Output = ()>> Future for StampedSleep<'_, S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let polled = this.clock.now();
-        let woken = this.wakes.take().unwrap_or(polled);
-        let sleep = this.sleep.as_mut();
-        this.wakes.poll(this.clock, cx, |cx| sleep.poll(cx)).map(|()| (woken, polled))
+        let woken = match this.wakes.take() {
+            0 => polled,
+            woken => woken,
+        };
+        let waker = this.wakes.lend(cx.waker());
+        this.sleep.as_mut().poll(&mut Context::from_waker(waker)).map(|()| (woken, polled))
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::runtime::RuntimeMetrics;
 use super::examiner::Examiner;
 use crate::evidence::Look;
 use crate::os::{self, Moment, Turns};
+use crate::own::Own;
 use crate::shared::{Shared, Stalled, Unattributed};
 use crate::stacks::Target;
 
@@ -162,11 +163,11 @@ pub(crate) fn meet_workers(shared: &Arc<Shared>, round: u32) {
     if round >= 16 && round % 40 != 0 {
         return;
     }
-    drop(shared.own());
+    drop(Own::of(shared));
     let is_known = |worker| shared.lanes.iter().any(|lane| lane.worker() == Some(worker));
     let unknown = (0..shared.unattributed.len()).filter(|&worker| !is_known(worker)).count();
     for _ in 0..unknown {
         let shared = Arc::clone(shared);
-        let _detached = tokio::spawn(async move { drop(shared.own()) });
+        let _detached = tokio::spawn(async move { drop(Own::of(&shared)) });
     }
 }

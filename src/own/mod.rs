@@ -1,16 +1,20 @@
-//! A thread's own end of a monitor: its lane, and beside it all else that a poll reads.
+//! A thread's own end of a monitor: its lane, beside it all else that a poll reads, and the records of requests that are over.
 //!
 //! A thread makes it once. What is measured holds it by reference, so a poll finds everything by one comparison: is this the thread
 //! that it was last polled on?
 
+mod record;
+
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 
-use super::{Alarm, Shared};
+pub(crate) use self::record::{Account, Record};
+
 use crate::cells::{Bounds, Lane};
 use crate::clock::Clock;
 use crate::os::Tid;
 use crate::routes::{Known, Method, RouteId, Routes};
+use crate::shared::{Alarm, Limits, Shared};
 use crate::stacks::stack_bounds;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -22,18 +26,26 @@ pub(crate) struct Own {
     pub(crate) clock: Clock,
     pub(crate) bounds: Bounds,
     pub(crate) alarm: Arc<Alarm>,
-    threshold: Arc<AtomicU64>,
+    pub(crate) limits: Arc<Limits>,
     shared: Weak<Shared>,
 }
 
 /// Kept by the thread until it ends.
 #[derive(Debug)]
 struct Kept {
+    /// The monitor's address. No other can have it, as `own` keeps the memory.
+    of: *const Shared,
     own: Arc<Own>,
     routes: Known,
+    /// Records to be used again, the one that was used last at the end.
+    #[allow(clippy::vec_box, reason = "each is taken out and put back as the box that it is")]
+    idle: Vec<Box<Record>>,
 }
 
 const GONE: u64 = u64::MAX;
+
+/// Where requests end in turn with others that begin, a few are enough; in a burst more of them are made.
+const MOST_IDLE: usize = 64;
 
 thread_local! {
     /// This thread's number, 0 before it has one. Nothing is to be dropped, so it is there to the very end of the thread.
@@ -45,11 +57,10 @@ thread_local! {
 
 impl Own {
     /// This thread's end of `shared`; one for the moment where the thread is ending and has let go of those it kept.
-    #[inline]
-    pub(super) fn of(shared: &Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn of(shared: &Arc<Shared>) -> Arc<Self> {
         let own = KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            match kept.iter().find(|kept| kept.own.is_of(shared)) {
+            match kept.iter().find(|kept| kept.of == Arc::as_ptr(shared)) {
                 Some(kept) => Arc::clone(&kept.own),
                 None => Kept::add(&mut kept, shared),
             }
@@ -65,7 +76,7 @@ impl Own {
             clock: shared.clock.clone(),
             bounds: shared.bounds.clone(),
             alarm: Arc::clone(&shared.alarm),
-            threshold: Arc::clone(&shared.threshold),
+            limits: Arc::clone(&shared.limits),
             shared: Arc::downgrade(shared),
         }
     }
@@ -81,12 +92,6 @@ impl Own {
         self.shared.upgrade()
     }
 
-    /// The stall threshold, in ticks.
-    #[inline]
-    pub(crate) fn threshold(&self) -> u64 {
-        self.threshold.load(Ordering::Relaxed)
-    }
-
     /// The number of a pair, from this thread's own table where it is there.
     pub(crate) fn route(&self, routes: &Routes, method: Method, name: &str) -> RouteId {
         let known = KEPT.try_with(|kept| {
@@ -95,11 +100,6 @@ impl Own {
             Some(kept.route(routes, method, name))
         });
         known.ok().flatten().unwrap_or_else(|| routes.id(method, Some(name)))
-    }
-
-    #[inline]
-    fn is_of(&self, shared: &Arc<Shared>) -> bool {
-        std::ptr::eq(self.shared.as_ptr(), Arc::as_ptr(shared))
     }
 
     fn give_back(&self) {
@@ -115,6 +115,30 @@ impl Drop for Own {
     }
 }
 
+// === records ===
+
+/// A record that this thread has used before, if there is one.
+#[inline]
+pub(crate) fn idle(shared: &Arc<Shared>) -> Option<Box<Record>> {
+    let record =
+        KEPT.try_with(|kept| kept.borrow_mut().iter_mut().find(|kept| kept.of == Arc::as_ptr(shared))?.idle.pop());
+    record.ok().flatten()
+}
+
+/// Keeps a record for the next request on this thread.
+#[inline]
+pub(crate) fn keep(mut record: Box<Record>) {
+    // First, as it may run code of others, which may come by here.
+    record.wakes.reset();
+    let _ = KEPT.try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        let kept = kept.iter_mut().find(|kept| Arc::ptr_eq(&kept.own, &record.account.own));
+        if let Some(kept) = kept.filter(|kept| kept.idle.len() < MOST_IDLE) {
+            kept.idle.push(record);
+        }
+    });
+}
+
 // === impl Kept ===
 
 impl Kept {
@@ -125,7 +149,12 @@ impl Kept {
         let own = Arc::new(Own::new(shared));
         shared.locate(&own.lane);
         own.lane.set_thread(Tid::current(), stack_bounds());
-        kept.push(Self { own: Arc::clone(&own), routes: Known::default() });
+        kept.push(Self {
+            of: Arc::as_ptr(shared),
+            own: Arc::clone(&own),
+            routes: Known::default(),
+            idle: Vec::with_capacity(MOST_IDLE),
+        });
         own
     }
 
@@ -184,7 +213,7 @@ mod tests {
             let shared = Arc::clone(&shared);
             let thread = std::thread::spawn(move || {
                 for _ in 0..2 {
-                    let own = shared.own();
+                    let own = Own::of(&shared);
                     own.lane.cells(route).start();
                     own.lane.cells(route).end(&own.bounds, Outcome::Success, 1, 1);
                 }
@@ -203,7 +232,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let own = shared.own();
+                    let own = Own::of(&shared);
                     barrier.wait();
                     assert!(own.is_here());
                 });
@@ -217,7 +246,7 @@ mod tests {
         struct Late(Arc<Shared>);
         impl Drop for Late {
             fn drop(&mut self) {
-                self.0.own().lane.cells(route(&self.0)).start();
+                Own::of(&self.0).lane.cells(route(&self.0)).start();
             }
         }
         thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
@@ -225,7 +254,7 @@ mod tests {
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             LATE.with(|late| late.replace(Some(Late(Arc::clone(&of_thread)))));
-            of_thread.own().lane.cells(route(&of_thread)).start();
+            Own::of(&of_thread).lane.cells(route(&of_thread)).start();
         });
         thread.join().unwrap();
         assert_eq!(Totals::read(shared.lanes.cells(route(&shared))).started, 2);
@@ -238,13 +267,13 @@ mod tests {
     fn what_outlives_its_thread_does_not_write_to_the_next_ones_lane() {
         let shared = shared();
         let of_thread = Arc::clone(&shared);
-        let gone = std::thread::spawn(move || of_thread.own()).join().unwrap();
-        let here = shared.own();
+        let gone = std::thread::spawn(move || Own::of(&of_thread)).join().unwrap();
+        let here = Own::of(&shared);
         assert!(Arc::ptr_eq(&gone.lane, &here.lane), "the lane goes on");
         assert!(here.is_here() && !gone.is_here());
         drop(gone);
         let other = Arc::clone(&shared);
-        let other = std::thread::spawn(move || Arc::as_ptr(&other.own().lane).addr()).join().unwrap();
+        let other = std::thread::spawn(move || Arc::as_ptr(&Own::of(&other).lane).addr()).join().unwrap();
         assert_ne!(other, Arc::as_ptr(&here.lane).addr(), "it was given back once");
     }
 
@@ -252,7 +281,7 @@ mod tests {
     fn monitors_that_are_gone_are_let_go() {
         let held = || KEPT.with_borrow(Vec::len);
         for _ in 0..8 {
-            let _own = shared().own();
+            let _own = Own::of(&shared());
         }
         assert!(held() <= 2, "{} are held", held());
     }

@@ -1,0 +1,30 @@
+//! From when on a poll is more than one of many short ones.
+
+use crate::cells::Bounds;
+use crate::sync::{AtomicU64, Ordering};
+
+/// In ticks.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    stall: AtomicU64,
+    /// A poll no longer than this is in the first bucket and no stall: one comparison for both.
+    quick: AtomicU64,
+}
+
+impl Limits {
+    /// The stall threshold.
+    #[inline]
+    pub(crate) fn stall(&self) -> u64 {
+        self.stall.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn quick(&self) -> u64 {
+        self.quick.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_stall(&self, stall: u64, bounds: &Bounds) {
+        self.stall.store(stall, Ordering::Relaxed);
+        self.quick.store(stall.min(bounds.first()), Ordering::Relaxed);
+    }
+}
