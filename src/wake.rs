@@ -23,8 +23,9 @@ pub(crate) struct Wakes {
     waker: ManuallyDrop<Waker>,
 }
 
-/// What all clones of a stamping waker share.
+/// What all clones of a stamping waker share. Aligned so that no two threads write to one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Stamp {
     clock: Clock,
     /// When the first wake since the last poll was, in ticks; 0 for none.

@@ -9,7 +9,9 @@ use crate::outcome::Outcome;
 use crate::routes::{RouteId, Routes};
 use crate::wake::Wakes;
 
+/// Aligned so that no two threads write to one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Record {
     pub(crate) account: Account,
     pub(crate) wakes: Wakes,

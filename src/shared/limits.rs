@@ -3,8 +3,9 @@
 use crate::cells::Bounds;
 use crate::sync::{AtomicU64, Ordering};
 
-/// In ticks.
+/// In ticks. Aligned so that nobody writes to the cache line that each poll reads.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct Limits {
     stall: AtomicU64,
     /// A poll no longer than this is in the first bucket and no stall: one comparison for both.
