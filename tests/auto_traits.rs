@@ -102,7 +102,7 @@ fn errors_are_errors() {
     assert!(has!(tower_stall::prometheus::ServeError: std::error::Error + Send + Sync + 'static));
 }
 
-/// A test that a measured future is no more than two cache lines bigger than its inner one.
+/// A test that a measured future, task or body is one word bigger than its inner one.
 #[test]
 fn the_overhead_is_one_word() {
     assert_eq!(size_of::<StallFuture<()>>(), size_of::<usize>());

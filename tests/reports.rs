@@ -66,12 +66,17 @@ const HAS_STACKS: bool = cfg!(all(
     not(tower_stall_elsewhere)
 ));
 
-/// What is told from `level` on.
-fn log(level: Level) -> (Log, tracing::subscriber::DefaultGuard) {
+/// One test with a subscriber at a time: where another subscriber comes or goes while a call site is registered, tracing may not
+/// ask ours about it, and the request has no span.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// What is told from `level` on, for as long as the guards live.
+async fn log(level: Level) -> (Log, (tracing::subscriber::DefaultGuard, tokio::sync::MutexGuard<'static, ()>)) {
+    let alone = ALONE.lock().await;
     let log = Log::default();
     let spans = tracing_subscriber::EnvFilter::new(format!("{level},[request]=info"));
     let subscriber = tracing_subscriber::fmt().json().with_env_filter(spans).with_writer(log.clone()).finish();
-    (log, tracing::subscriber::set_default(subscriber))
+    (log, (tracing::subscriber::set_default(subscriber), alone))
 }
 
 fn app(builder: StallMonitorBuilder) -> (Router, StallMonitor) {
@@ -109,7 +114,7 @@ async fn ask_for_a_report(app: &Router, log: &Log) -> Value {
 
 #[tokio::test]
 async fn a_report_has_all_its_fields_and_stands_in_the_request_s_span() {
-    let (log, _guard) = log(Level::WARN);
+    let (log, _guard) = log(Level::WARN).await;
     let (app, _monitor) = app(StallMonitor::builder());
     let event = ask_for_a_report(&app, &log).await;
     assert_eq!((&event["level"], &event["target"]), (&"WARN".into(), &"tower_stall".into()));
@@ -143,7 +148,7 @@ async fn a_report_has_all_its_fields_and_stands_in_the_request_s_span() {
 
 #[tokio::test]
 async fn that_there_are_no_stacks_is_said_once_where_they_are_wanted() {
-    let (log, _guard) = log(Level::INFO);
+    let (log, _guard) = log(Level::INFO).await;
     let (app, monitor) = app(StallMonitor::builder());
     ask(&app, "/report/7").await;
     ask(&app, "/other").await;
@@ -159,7 +164,7 @@ async fn that_there_are_no_stacks_is_said_once_where_they_are_wanted() {
 
 #[tokio::test]
 async fn stacks_that_are_switched_off_are_said_to_be_so_in_each_report() {
-    let (log, _guard) = log(Level::WARN);
+    let (log, _guard) = log(Level::WARN).await;
     let (app, _monitor) = app(StallMonitor::builder().stacks(false));
     let event = ask_for_a_report(&app, &log).await;
     assert_eq!(event["level"], "WARN");
@@ -173,7 +178,7 @@ async fn stacks_that_are_switched_off_are_said_to_be_so_in_each_report() {
 
 #[tokio::test]
 async fn a_stall_that_lasts_is_reported_while_it_lasts_inside_its_span() {
-    let (log, _guard) = log(Level::WARN);
+    let (log, _guard) = log(Level::WARN).await;
     let (app, _monitor) = app(StallMonitor::builder());
     ask(&app, "/long").await;
     let events = log.wait_for(3).await;
@@ -188,7 +193,7 @@ async fn a_stall_that_lasts_is_reported_while_it_lasts_inside_its_span() {
 
 #[tokio::test]
 async fn a_noisy_route_is_limited_alone_and_the_next_report_says_how_many_were_left_out() {
-    let (log, _guard) = log(Level::WARN);
+    let (log, _guard) = log(Level::WARN).await;
     let (app, monitor) = app(StallMonitor::builder().stacks(false).reports_per_minute(2));
     for _ in 0..5 {
         ask(&app, "/report/1").await;

@@ -1,6 +1,8 @@
 //! The measurement of one request: it rides from the call through the future to the body, and its drop is the record.
 
 mod answer;
+#[cfg(all(test, not(tower_stall_loom)))]
+mod tests;
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -39,10 +41,7 @@ impl Meter {
     pub(crate) fn request(shared: &Arc<Shared>, method: Method, route: impl FnOnce(&Own) -> RouteId) -> Self {
         // First, as a subscriber may panic: then the request has not begun.
         let span = SpanRef::current_id();
-        let mut record = match own::idle(shared) {
-            Some(record) => record,
-            None => Record::new(Own::of(shared)),
-        };
+        let mut record = own::record(shared);
         let account = &mut record.account;
         if account.own.lane.slot.is_active() && is_inside_a_request(&account.own, shared) {
             own::keep(record);
@@ -60,7 +59,7 @@ impl Meter {
     /// Measures a background task.
     pub(crate) fn task(shared: &Arc<Shared>, name: &str) -> Self {
         let span = SpanRef::current_id();
-        let mut record = own::idle(shared).unwrap_or_else(|| Record::new(Own::of(shared)));
+        let mut record = own::record(shared);
         let account = &mut record.account;
         let route = account.own.route(&shared.routes, Method::TASK, name);
         account.set_route(route);

@@ -117,12 +117,12 @@ impl Drop for Own {
 
 // === records ===
 
-/// A record that this thread has used before, if there is one.
+/// A record of this thread, one that it has used before if there is any.
 #[inline]
-pub(crate) fn idle(shared: &Arc<Shared>) -> Option<Box<Record>> {
-    let record =
+pub(crate) fn record(shared: &Arc<Shared>) -> Box<Record> {
+    let idle =
         KEPT.try_with(|kept| kept.borrow_mut().iter_mut().find(|kept| kept.of == Arc::as_ptr(shared))?.idle.pop());
-    record.ok().flatten()
+    idle.ok().flatten().unwrap_or_else(|| Record::new(Own::of(shared)))
 }
 
 /// Keeps a record for the next request on this thread.
