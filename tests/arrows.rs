@@ -87,6 +87,11 @@ fn the_reader_of_code_skips_tests_and_comments() {
     let source = Source { path: "x/y.rs".into(), text: text.into() };
     let arrows: Vec<_> = source.arrows().collect();
     assert_eq!(arrows, [("x".into(), "a".into()), ("x".into(), "d".into())]);
+    // Where the tests are a file of their own, it is that one which is skipped.
+    let declared = "#[cfg(test)]\nmod tests;\nuse crate::a::B;\n".to_owned();
+    let tests = Source { path: "x/tests.rs".into(), text: "use crate::e;\n".into() };
+    assert_eq!(Source { path: "x/mod.rs".into(), text: declared }.arrows().count(), 1);
+    assert_eq!(tests.arrows().count(), 0);
 }
 
 // === impl Source ===
@@ -103,9 +108,11 @@ impl Source {
         let lines: Vec<_> = self.text.lines().collect();
         let of_tests = |two: &[&str]| {
             let is_of_tests = two[0].starts_with("#[cfg(test)]") || two[0].starts_with("#[cfg(all(test");
-            is_of_tests && two[1].starts_with("mod ")
+            is_of_tests && two[1].starts_with("mod ") && two[1].ends_with('{')
         };
-        let end = lines.windows(2).position(of_tests).unwrap_or(lines.len());
+        let is_all_tests = self.path.ends_with("/tests.rs");
+        let end = if is_all_tests { Some(0) } else { lines.windows(2).position(of_tests) };
+        let end = end.unwrap_or(lines.len());
         lines.into_iter().take(end).filter(|line| !is_comment(line))
     }
 

@@ -1,8 +1,6 @@
 //! The measurement of one request: it rides from the call through the future to the body, and its drop is the record.
 
 mod answer;
-#[cfg(all(test, not(tower_stall_loom)))]
-mod tests;
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -295,3 +293,6 @@ fn evidence(lane: &Lane, shared: &Shared, start: u64, end: u64) -> Option<Eviden
     }
     Some(Evidence { handed_off, ..evidence })
 }
+
+#[cfg(all(test, not(tower_stall_loom)))]
+mod tests;
