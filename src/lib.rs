@@ -190,12 +190,14 @@
 //!
 #![doc = include_str!("docs/metrics.md")]
 
+mod alarm;
 mod board;
 mod cells;
 mod clock;
 mod error;
 mod evidence;
 mod export;
+mod limits;
 mod meter;
 mod middleware;
 mod monitor;

@@ -91,14 +91,12 @@ impl Method {
 // === impl RouteId ===
 
 impl RouteId {
-    pub(crate) const BITS: u32 = u16::BITS;
-
     #[inline]
     pub(crate) fn get(self) -> u16 {
         self.0
     }
 
-    /// The number in the lowest [`BITS`](Self::BITS) of `bits`.
+    /// The number in the lowest 16 of `bits`.
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits as u16)

@@ -7,9 +7,9 @@
 
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 // Not loom's: no model has it.
-use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicPtr, AtomicU8};
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use crate::clock::Clock;
@@ -30,18 +30,32 @@ struct Stamp {
     clock: Clock,
     /// When the first wake since the last poll was, in ticks; 0 for none.
     woken: AtomicU64,
-    /// The task of the poll that goes on, until it is known in `task`.
-    lent: AtomicPtr<Waker>,
-    /// Set by the first clone.
-    task: OnceLock<Waker>,
+    task: Task,
 }
+
+/// The waker of the future's task: lent for the poll that goes on, until it is needed for longer.
+#[derive(Debug)]
+struct Task {
+    state: AtomicU8,
+    /// Valid while a poll goes on, if it is not `KEPT`.
+    lent: AtomicPtr<Waker>,
+    /// The two halves of a clone that is `KEPT`.
+    data: AtomicPtr<()>,
+    vtable: AtomicPtr<RawWakerVTable>,
+}
+
+/// Nobody has a clone of ours.
+const LENT: u8 = 0;
+/// Nobody has one yet, but somebody is about to make the first.
+const TAKING: u8 = 1;
+/// A clone of the task's waker is here, for ours.
+const KEPT: u8 = 2;
 
 // === impl Wakes ===
 
 impl Wakes {
     pub(crate) fn new(clock: Clock) -> Self {
-        let lent = AtomicPtr::new(ptr::null_mut());
-        let stamp = Arc::new(Stamp { clock, woken: AtomicU64::new(0), lent, task: OnceLock::new() });
+        let stamp = Arc::new(Stamp { clock, woken: AtomicU64::new(0), task: Task::new() });
         // SAFETY: The contract of `RawWaker` is kept by the functions of the table, each of which takes the pointer as one of
         // `Arc::into_raw`. This one has no count, so it must not be dropped, nor outlive `stamp`: it is in `ManuallyDrop`, and given
         // out as a reference that borrows `self`, where `stamp` is replaced together with it.
@@ -49,24 +63,20 @@ impl Wakes {
         Self { stamp, waker: ManuallyDrop::new(waker) }
     }
 
-    /// When the future was first woken since this was last asked, in ticks, or 0.
+    /// A waker for one poll of a future of `task`. `woken` is told when the future was first woken since the last one, in ticks, if it was.
     #[inline(always)]
-    pub(crate) fn take(&self) -> u64 {
-        let woken = self.stamp.woken.load(Ordering::Relaxed);
-        // A wake in between finds it stamped, and leads to the same poll. So a plain store does, which is a fifth of the time of a swap.
-        if woken != 0 {
-            self.stamp.woken.store(0, Ordering::Relaxed);
+    pub(crate) fn lend<'a>(&'a mut self, task: &'a Waker, woken: impl FnOnce(u64)) -> &'a Waker {
+        let stamp = &*self.stamp;
+        let first = stamp.woken.load(Ordering::Relaxed);
+        if first != 0 {
+            // A wake in between found it stamped, and led to the same poll. So a plain store does, which is a fifth of the time of a swap.
+            stamp.woken.store(0, Ordering::Relaxed);
+            woken(first);
         }
-        woken
-    }
-
-    /// A waker for one poll of a future of `task`.
-    #[inline(always)]
-    pub(crate) fn lend<'a>(&'a mut self, task: &'a Waker) -> &'a Waker {
-        match self.stamp.task.get() {
-            None => self.stamp.lent.store(ptr::from_ref(task).cast_mut(), Ordering::Relaxed),
-            Some(known) if known.will_wake(task) => {}
-            Some(_) => self.another_task(task),
+        if !stamp.task.is_kept() {
+            stamp.task.lend(task);
+        } else if !stamp.task.is(task) {
+            self.another_task(task);
         }
         &self.waker
     }
@@ -74,25 +84,29 @@ impl Wakes {
     /// Makes ready for another future: wakes that are still to come are not its.
     #[inline(always)]
     pub(crate) fn reset(&mut self) {
-        if self.stamp.task.get().is_some() {
+        if self.stamp.task.is_kept() {
             self.forget();
         }
         self.stamp.woken.store(0, Ordering::Relaxed);
     }
 
     /// Wakers that are still out there wake the task that they are of, so they keep the stamp.
-    #[cold]
     fn forget(&mut self) {
         match Arc::get_mut(&mut self.stamp) {
-            Some(stamp) => drop(stamp.task.take()),
-            None => *self = Self::new(self.stamp.clock.clone()),
+            Some(stamp) => stamp.task.forget(),
+            None => self.renew(),
         }
+    }
+
+    #[cold]
+    fn renew(&mut self) {
+        *self = Self::new(self.stamp.clock.clone());
     }
 
     #[cold]
     fn another_task(&mut self, task: &Waker) {
         self.forget();
-        self.stamp.lent.store(ptr::from_ref(task).cast_mut(), Ordering::Relaxed);
+        self.stamp.task.lend(task);
     }
 }
 
@@ -102,48 +116,145 @@ impl Stamp {
     const VTABLE: RawWakerVTable =
         RawWakerVTable::new(Self::clone_raw, Self::wake_raw, Self::wake_by_ref_raw, Self::drop_raw);
 
-    /// The task's own waker, cloned now if it is the first time.
-    #[inline]
-    fn task(&self) -> &Waker {
-        self.task.get_or_init(|| {
-            // SAFETY: `lend` stored a reference, and gave the waker out for as long as that lives. Until `task` is set nobody has
-            // a clone, so whoever calls this does it by that waker: the reference is alive. There is an order between the store and
-            // this load, as whoever has the waker got it after the store.
-            unsafe { &*self.lent.load(Ordering::Relaxed) }.clone()
-        })
-    }
-
     /// Of two wakes at once either may be the first.
     #[inline]
-    fn wake(&self) {
+    fn now(&self) {
         if self.woken.load(Ordering::Relaxed) == 0 {
             self.woken.store(self.clock.now(), Ordering::Relaxed);
         }
-        self.task().wake_by_ref();
     }
 
     fn clone_raw(data: *const ()) -> RawWaker {
         // SAFETY: `data` is of `Arc::as_ptr` or `Arc::into_raw`, and somebody holds a count meanwhile: `Wakes`, or the waker that
         // is cloned.
-        let stamp = ManuallyDrop::new(unsafe { Arc::from_raw(data.cast::<Self>()) });
-        stamp.task();
-        RawWaker::new(Arc::into_raw(Arc::clone(&stamp)).cast(), &Self::VTABLE)
+        let stamp = unsafe { &*data.cast::<Self>() };
+        if !stamp.task.is_kept() {
+            return Self::first_clone(data);
+        }
+        // SAFETY: As above; the count is the new waker's.
+        unsafe { Arc::increment_strong_count(data.cast::<Self>()) };
+        RawWaker::new(data, &Self::VTABLE)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_clone(data: *const ()) -> RawWaker {
+        // SAFETY: As in `clone_raw`, whose `data` it is. And nobody had a clone before, so whoever calls this does it by the waker that
+        // was lent, during the poll.
+        match unsafe { (*data.cast::<Self>()).task.keep() } {
+            None => Self::clone_raw(data),
+            Some(unstamped) => unstamped,
+        }
     }
 
     fn wake_raw(data: *const ()) {
-        // SAFETY: Only a clone can be woken by value, and it has a count, which is given back here.
-        let stamp = unsafe { Arc::from_raw(data.cast::<Self>()) };
-        stamp.wake();
+        // SAFETY: Only a clone can be woken by value, and it has a count, which is given back at the end: lost only if the task's waker
+        // panics. As there is a clone, that was kept before.
+        unsafe {
+            let stamp = &*data.cast::<Self>();
+            stamp.now();
+            stamp.task.kept().wake_by_ref();
+            Arc::decrement_strong_count(data.cast::<Self>());
+        }
     }
 
     fn wake_by_ref_raw(data: *const ()) {
         // SAFETY: Somebody holds a count meanwhile, as in `clone_raw`.
-        unsafe { &*data.cast::<Self>() }.wake();
+        let stamp = unsafe { &*data.cast::<Self>() };
+        stamp.now();
+        if stamp.task.is_kept() {
+            // SAFETY: It is kept.
+            unsafe { stamp.task.kept() }.wake_by_ref();
+        } else {
+            // SAFETY: Nobody has a clone, so this is called by the waker that was lent, during the poll.
+            unsafe { stamp.task.lent() }.wake_by_ref();
+        }
     }
 
     fn drop_raw(data: *const ()) {
         // SAFETY: Only a clone can be dropped, and it has a count, which is given back here.
         drop(unsafe { Arc::from_raw(data.cast::<Self>()) });
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    fn new() -> Self {
+        Self {
+            state: AtomicU8::new(LENT),
+            lent: AtomicPtr::new(ptr::null_mut()),
+            data: AtomicPtr::new(ptr::null_mut()),
+            vtable: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Acquire, the partner of the Release in [`keep`](Self::keep): then both halves are there.
+    #[inline(always)]
+    fn is_kept(&self) -> bool {
+        self.state.load(Ordering::Acquire) == KEPT
+    }
+
+    #[inline(always)]
+    fn lend(&self, task: &Waker) {
+        self.lent.store(ptr::from_ref(task).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Whether the one that is kept wakes the same task.
+    #[inline(always)]
+    fn is(&self, task: &Waker) -> bool {
+        self.data.load(Ordering::Relaxed).cast_const() == task.data()
+            && self.vtable.load(Ordering::Relaxed).cast_const() == ptr::from_ref(task.vtable())
+    }
+
+    /// # Safety
+    ///
+    /// By the waker that was lent, while the poll goes on. Whoever has that got it after the store, so the order is right.
+    #[inline]
+    unsafe fn lent(&self) -> &Waker {
+        // SAFETY: `lend` stored a reference, which lives as long as the poll.
+        unsafe { &*self.lent.load(Ordering::Relaxed) }
+    }
+
+    /// # Safety
+    ///
+    /// Where one is kept.
+    #[inline]
+    unsafe fn kept(&self) -> ManuallyDrop<Waker> {
+        let (data, vtable) = (self.data.load(Ordering::Relaxed), self.vtable.load(Ordering::Relaxed));
+        // SAFETY: The halves are of one waker, which is only dropped by `forget`, where nobody else has a reference.
+        ManuallyDrop::new(unsafe { Waker::new(data, &*vtable) })
+    }
+
+    /// Keeps a clone of the waker that is lent. If another thread is doing so this very moment, it is not worth to wait for: here is one
+    /// that wakes the task without a stamp.
+    ///
+    /// # Safety
+    ///
+    /// As for [`lent`](Self::lent).
+    unsafe fn keep(&self) -> Option<RawWaker> {
+        // SAFETY: The caller's.
+        let task = ManuallyDrop::new(unsafe { self.lent() }.clone());
+        if self.state.compare_exchange(LENT, TAKING, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return Some(RawWaker::new(task.data(), task.vtable()));
+        }
+        self.data.store(task.data().cast_mut(), Ordering::Relaxed);
+        self.vtable.store(ptr::from_ref(task.vtable()).cast_mut(), Ordering::Relaxed);
+        self.state.store(KEPT, Ordering::Release);
+        None
+    }
+
+    fn forget(&mut self) {
+        if std::mem::replace(self.state.get_mut(), LENT) == KEPT {
+            // SAFETY: It was kept, and is not any more.
+            drop(ManuallyDrop::into_inner(unsafe { self.kept() }));
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -164,7 +275,11 @@ mod tests {
 
     impl Wakes {
         fn poll<R>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
-            poll(&mut Context::from_waker(self.lend(cx.waker())))
+            poll(&mut Context::from_waker(self.lend(cx.waker(), |_| ())))
+        }
+
+        fn take(&self) -> u64 {
+            self.stamp.woken.swap(0, Ordering::Relaxed)
         }
     }
 
@@ -180,7 +295,7 @@ mod tests {
         let (_, clock, _, waker) = setup();
         let mut wakes = Wakes::new(clock);
         assert!(wakes.poll(&mut Context::from_waker(&waker), |_| Poll::Ready(())).is_ready());
-        assert!(wakes.stamp.task.get().is_none());
+        assert!(!wakes.stamp.task.is_kept());
     }
 
     #[test]

@@ -68,13 +68,7 @@ impl Bounds {
     }
 
     /// The bucket of a sample; one that equals a bound belongs below it, as Prometheus' `le` says.
-    #[inline]
     pub(crate) fn bucket(&self, ticks: u64) -> usize {
-        // Nearly all polls are short.
-        if ticks <= self.0[0] { 0 } else { self.search(ticks) }
-    }
-
-    fn search(&self, ticks: u64) -> usize {
         self.0.iter().position(|&bound| ticks <= bound).unwrap_or(BUCKETS - 1)
     }
 }
@@ -85,6 +79,12 @@ impl Histogram {
     /// Adds one sample. Only the thread that owns the histogram may call this.
     #[inline]
     pub(crate) fn add(&self, bounds: &Bounds, ticks: u64) {
+        // Nearly all samples are short.
+        if ticks <= bounds.first() { self.add_to_first(ticks) } else { self.add_long(bounds, ticks) }
+    }
+
+    #[cold]
+    fn add_long(&self, bounds: &Bounds, ticks: u64) {
         self.buckets[bounds.bucket(ticks)].add(ticks);
     }
 

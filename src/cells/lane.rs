@@ -3,17 +3,23 @@
 use std::sync::{Arc, OnceLock};
 
 use super::RouteCells;
-use super::histogram::add;
+use super::histogram::{Bounds, add};
 use super::slot::Slot;
 use super::watched::Watched;
+use crate::alarm::Alarm;
+use crate::clock::Clock;
+use crate::limits::Limits;
 use crate::os::Tid;
 use crate::routes::RouteId;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// What one thread writes, and no other.
+/// What one thread writes, and no other, and beside it all else that its polls read.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Lane {
+    /// The thread that has the lane, by a number of ours that never comes back.
+    here: AtomicU64,
+    pub(crate) common: Common,
     pub(crate) slot: Slot,
     requests_started: AtomicU64,
     requests_ended: AtomicU64,
@@ -26,6 +32,15 @@ pub(crate) struct Lane {
     routes: Box<[OnceLock<Arc<RouteCells>>]>,
     owner: Owner,
     pub(crate) watched: Watched,
+}
+
+/// What all lanes of a monitor have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) clock: Clock,
+    pub(crate) bounds: Bounds,
+    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Which poll something is about.
@@ -45,6 +60,7 @@ struct Owner(AtomicBool);
 #[derive(Debug)]
 pub(crate) struct Lanes {
     routes: usize,
+    common: Common,
     head: OnceLock<Box<Node>>,
 }
 
@@ -57,8 +73,12 @@ struct Node {
 // === impl Lane ===
 
 impl Lane {
-    fn new(routes: usize) -> Self {
+    const NOBODY: u64 = u64::MAX;
+
+    fn new(routes: usize, common: Common) -> Self {
         Self {
+            here: AtomicU64::new(Self::NOBODY),
+            common,
             slot: Slot::default(),
             requests_started: AtomicU64::new(0),
             requests_ended: AtomicU64::new(0),
@@ -69,6 +89,17 @@ impl Lane {
             owner: Owner(AtomicBool::new(true)),
             watched: Watched::default(),
         }
+    }
+
+    /// Whether the thread of this number has it.
+    #[inline(always)]
+    pub(crate) fn is_of(&self, thread: u64) -> bool {
+        self.here.load(Ordering::Relaxed) == thread
+    }
+
+    /// The thread of this number has it from now on.
+    pub(crate) fn set_here(&self, thread: u64) {
+        self.here.store(thread, Ordering::Relaxed);
     }
 
     /// The cells of a route, made when the thread first meets it.
@@ -116,6 +147,7 @@ impl Lane {
 
     /// Gives the lane back, for the next thread.
     pub(crate) fn free(&self) {
+        self.here.store(Self::NOBODY, Ordering::Relaxed);
         self.set_worker(None);
         self.set_thread(Tid(0), [0, 0]);
         self.owner.free();
@@ -138,8 +170,8 @@ impl Owner {
 // === impl Lanes ===
 
 impl Lanes {
-    pub(crate) fn new(routes: usize) -> Self {
-        Self { routes, head: OnceLock::new() }
+    pub(crate) fn new(routes: usize, common: Common) -> Self {
+        Self { routes, common, head: OnceLock::new() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> + Clone {
@@ -167,7 +199,7 @@ impl Lanes {
     }
 
     fn push(&self) -> Arc<Lane> {
-        let lane = Arc::new(Lane::new(self.routes));
+        let lane = Arc::new(Lane::new(self.routes, self.common.clone()));
         let mut node = Box::new(Node { lane: Arc::clone(&lane), next: OnceLock::new() });
         let mut end = &self.head;
         loop {

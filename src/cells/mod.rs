@@ -8,7 +8,7 @@ mod watched;
 use crate::sync::{AtomicU64, Ordering};
 
 pub(crate) use self::histogram::{BOUNDS_NANOS, BUCKETS, Bounds, Histogram, Samples};
-pub(crate) use self::lane::{Lane, Lanes, Subject};
+pub(crate) use self::lane::{Common, Lane, Lanes, Subject};
 pub(crate) use self::slot::Poll;
 pub(crate) use self::watched::Watched;
 
@@ -25,6 +25,7 @@ pub(crate) struct RouteCells {
     request_busy: Histogram,
     /// Stalls that the reporter's full queue refused.
     unreported_stalls: Histogram,
+    /// Of those that were not told by `quick_poll`.
     longest_poll: AtomicU64,
     started: AtomicU64,
     ended: [AtomicU64; Outcome::ALL.len()],
@@ -50,16 +51,10 @@ impl RouteCells {
     #[inline(always)]
     pub(crate) fn quick_poll(&self, phase: Phase, ticks: u64) {
         self.polls[phase as usize].add_to_first(ticks);
-        self.see(ticks);
     }
 
     pub(crate) fn poll(&self, bounds: &Bounds, phase: Phase, ticks: u64) {
         self.polls[phase as usize].add(bounds, ticks);
-        self.see(ticks);
-    }
-
-    #[inline(always)]
-    fn see(&self, ticks: u64) {
         if ticks > self.longest_poll.load(Ordering::Relaxed) {
             self.longest_poll.store(ticks, Ordering::Relaxed);
         }
@@ -91,7 +86,7 @@ impl RouteCells {
     }
 
     /// Accounts for a request that is over.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn end(&self, bounds: &Bounds, outcome: Outcome, duration: u64, busy: u64) {
         self.request_duration.add(bounds, duration);
         self.request_busy.add(bounds, busy);

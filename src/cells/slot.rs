@@ -1,9 +1,11 @@
 //! What a thread is polling right now, written by that thread and read by the watchdog.
 //!
-//! The writer stamps `start`, `span` and `mark`, then publishes them with `state`; on the way out it publishes an idle `state`. Each
-//! `state` carries a number that never comes back, so a reader that finds the same `state` before and after it read the stamps
-//! knows that they belong together.
+//! The writer stamps what the poll is of, then publishes it with `state`: when the poll began. On the way out it publishes an idle
+//! `state`. No two polls of a thread begin in the same tick, so a reader that finds the same `state` before and after it read the
+//! stamps knows that they belong together. (Where a clock is so coarse that two of them do, the first has taken no time, and both
+//! began then.) Only a poll that was set aside comes back with its old `state`, and how often that happens is counted.
 
+use super::histogram::add;
 use crate::outcome::Phase;
 use crate::routes::RouteId;
 use crate::sync::{AtomicU64, Ordering};
@@ -22,14 +24,18 @@ pub(crate) struct Poll {
 }
 
 /// The place where a thread says what it is polling.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slot {
+    /// When the poll began that goes on; all bits turned over once it is over.
     state: AtomicU64,
-    start: AtomicU64,
+    /// Its route and phase.
+    of: AtomicU64,
     span: AtomicU64,
     mark: AtomicU64,
     /// How many polls are set aside, as further measured polls go on inside them.
     depth: AtomicU64,
+    /// How often a poll that was set aside came back.
+    resumed: AtomicU64,
     aside: [Aside; Slot::DEEPEST],
     /// A poll, by its start, and how long it and those inside it have stalled, in ticks. For the owner alone.
     stalled: [AtomicU64; 2],
@@ -38,85 +44,74 @@ pub(crate) struct Slot {
 /// A poll that was set aside. The owner alone reads it.
 #[derive(Debug, Default)]
 struct Aside {
-    state: AtomicU64,
     start: AtomicU64,
+    of: AtomicU64,
     span: AtomicU64,
     mark: AtomicU64,
     /// How long polls inside it have stalled.
     stalled: AtomicU64,
 }
 
-/// `state`: a running number, the route, the phase, and whether a poll is going on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct State(u64);
-
 // === impl Slot ===
 
 impl Slot {
     /// Polls inside polls: an instrumented task, a server in it, a request, and then some.
     const DEEPEST: usize = 8;
+    /// The `state` of a poll that goes on, but of which nothing is known any more.
+    const HIDDEN: u64 = i64::MAX as u64;
 
     /// Whether the owner is polling something. Only the owner may call this.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
-        self.state().is_active()
+        is_active(self.state.load(Ordering::Relaxed))
     }
 
-    /// Says that `poll` begins, inside another one if that goes on. Only the thread that owns the slot may call this.
+    /// Says that `poll` begins. Only the thread that owns the slot may call this, and sets aside what goes on before.
     #[inline(always)]
     pub(crate) fn enter(&self, poll: Poll) {
-        let mut idle = self.state();
-        if idle.is_active() {
-            self.set_aside();
-            idle = self.state();
-        }
-        self.start.store(poll.start, Ordering::Release);
+        // Release, the partner of the Acquire in `read`: who reads a stamp reads a `state` no older than the end of the poll before.
+        self.of.store(poll.of(), Ordering::Release);
         self.span.store(poll.span, Ordering::Release);
         self.mark.store(poll.mark, Ordering::Release);
-        self.state.store(idle.next(poll.route, poll.phase).0, Ordering::Release);
+        self.state.store(poll.start, Ordering::Release);
     }
 
     /// Says that the poll is over. Only the owner may call this.
     #[inline]
     pub(crate) fn leave(&self) {
-        self.state.store(self.state().idle().0, Ordering::Release);
+        self.state.store(!self.state.load(Ordering::Relaxed), Ordering::Release);
     }
 
     /// Sets the poll that goes on aside, as another one begins inside it. Only the owner may call this.
     ///
-    /// Past [`DEEPEST`](Self::DEEPEST), the poll is not shown again when the inner one is over.
-    #[cold]
-    fn set_aside(&self) {
+    /// Past [`DEEPEST`](Self::DEEPEST), the poll is hidden when the inner one is over.
+    pub(crate) fn set_aside(&self) {
         let depth = self.depth.load(Ordering::Relaxed);
         if let Some(aside) = self.aside.get(depth as usize) {
-            let poll = self.stamped();
-            aside.state.store(self.state().0, Ordering::Relaxed);
-            aside.start.store(poll.start, Ordering::Relaxed);
-            aside.span.store(poll.span, Ordering::Relaxed);
-            aside.mark.store(poll.mark, Ordering::Relaxed);
-            aside.stalled.store(self.stalled(poll.start), Ordering::Relaxed);
+            let start = self.state.load(Ordering::Relaxed);
+            aside.start.store(start, Ordering::Relaxed);
+            aside.of.store(self.of.load(Ordering::Relaxed), Ordering::Relaxed);
+            aside.span.store(self.span.load(Ordering::Relaxed), Ordering::Relaxed);
+            aside.mark.store(self.mark.load(Ordering::Relaxed), Ordering::Relaxed);
+            aside.stalled.store(self.stalled(start), Ordering::Relaxed);
         }
         self.depth.store(depth + 1, Ordering::Relaxed);
         self.leave();
     }
 
-    /// Whether a poll is set aside. Only the owner may call this.
-    #[inline]
-    pub(crate) fn is_inside(&self) -> bool {
-        self.depth.load(Ordering::Relaxed) != 0
-    }
-
     /// Goes on with the poll that was set aside last. Only the owner may call this.
-    #[cold]
     pub(crate) fn resume(&self) {
         let depth = self.depth.load(Ordering::Relaxed) - 1;
         self.depth.store(depth, Ordering::Relaxed);
-        let Some(aside) = self.aside.get(depth as usize) else { return };
-        let inner = self.stalled(self.start.load(Ordering::Relaxed));
-        let state = State(aside.state.load(Ordering::Relaxed));
-        let [start, span, mark] = [&aside.start, &aside.span, &aside.mark].map(|cell| cell.load(Ordering::Relaxed));
+        let Some(aside) = self.aside.get(depth as usize) else {
+            return self.state.store(Self::HIDDEN, Ordering::Release);
+        };
+        let inner = self.stalled(!self.state.load(Ordering::Relaxed));
+        let [start, of, span, mark] =
+            [&aside.start, &aside.of, &aside.span, &aside.mark].map(|cell| cell.load(Ordering::Relaxed));
         self.set_stalled(start, aside.stalled.load(Ordering::Relaxed) + inner);
-        self.enter(Poll { route: state.route(), phase: state.phase(), start, span, mark });
+        add(&self.resumed, 1, Ordering::Release);
+        self.enter(Poll::new(of, start, span, mark));
     }
 
     /// How long the poll that began at `start` and those inside it have stalled so far, in ticks. Only the owner may call this.
@@ -131,91 +126,55 @@ impl Slot {
         self.stalled[1].store(ticks, Ordering::Relaxed);
     }
 
-    /// What the owner itself is polling. Only the owner may call this.
-    pub(crate) fn own(&self) -> Option<Poll> {
-        self.is_active().then(|| self.stamped())
-    }
-
-    /// The poll that was stamped last. Only the owner may call this.
-    pub(crate) fn stamped(&self) -> Poll {
-        Poll {
-            route: self.state().route(),
-            phase: self.state().phase(),
-            start: self.start.load(Ordering::Relaxed),
-            span: self.span.load(Ordering::Relaxed),
-            mark: self.mark.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The state, for the owner.
-    #[inline]
-    fn state(&self) -> State {
-        State(self.state.load(Ordering::Relaxed))
-    }
-
     /// What the thread is polling, for any reader. `None` also where it changed while it was read: then nothing is stuck.
     pub(crate) fn read(&self) -> Option<Poll> {
-        let state = State(self.state.load(Ordering::Acquire));
-        if !state.is_active() {
+        let resumed = self.resumed.load(Ordering::Acquire);
+        let start = self.state.load(Ordering::Acquire);
+        if !is_active(start) || start == Self::HIDDEN {
             return None;
         }
-        // Acquire, the partner of the Release in `publish`: who reads a later poll's stamp reads a later state below.
-        let start = self.start.load(Ordering::Acquire);
-        let span = self.span.load(Ordering::Acquire);
-        let mark = self.mark.load(Ordering::Acquire);
-        let unchanged = State(self.state.load(Ordering::Relaxed)) == state;
-        unchanged.then(|| Poll { route: state.route(), phase: state.phase(), start, span, mark })
+        let [of, span, mark] = [&self.of, &self.span, &self.mark].map(|stamp| stamp.load(Ordering::Acquire));
+        let unchanged = self.state.load(Ordering::Acquire) == start && self.resumed.load(Ordering::Relaxed) == resumed;
+        unchanged.then(|| Poll::new(of, start, span, mark))
     }
 
-    /// A number that grows with every poll.
+    /// A number that changes with every poll.
     pub(crate) fn activity(&self) -> u64 {
-        State(self.state.load(Ordering::Relaxed)).number()
+        self.state.load(Ordering::Relaxed)
     }
 }
 
-// === impl State ===
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            state: AtomicU64::new(!0),
+            of: AtomicU64::default(),
+            span: AtomicU64::default(),
+            mark: AtomicU64::default(),
+            depth: AtomicU64::default(),
+            resumed: AtomicU64::default(),
+            aside: Default::default(),
+            stalled: Default::default(),
+        }
+    }
+}
 
-impl State {
-    const ACTIVE: u64 = 1;
-    const BODY: u64 = 1 << 1;
-    const ROUTE_SHIFT: u32 = 2;
-    const NUMBER_SHIFT: u32 = Self::ROUTE_SHIFT + RouteId::BITS;
-    const BELOW_NUMBER: u64 = (1 << Self::NUMBER_SHIFT) - 1;
+/// No clock has ever run for so long that the highest bit is set.
+#[inline]
+fn is_active(state: u64) -> bool {
+    state as i64 >= 0
+}
 
-    #[inline]
-    fn next(self, route: RouteId, phase: Phase) -> Self {
-        let phase = match phase {
-            Phase::Handler => 0,
-            Phase::Body => Self::BODY,
-        };
-        // The carry past what is below the number.
-        let number = (self.0 | Self::BELOW_NUMBER).wrapping_add(1);
-        Self(number | u64::from(route.get()) << Self::ROUTE_SHIFT | phase | Self::ACTIVE)
+// === impl Poll ===
+
+impl Poll {
+    fn new(of: u64, start: u64, span: u64, mark: u64) -> Self {
+        Self { route: RouteId::from_bits(of), phase: Phase::ALL[(of >> 16) as usize], start, span, mark }
     }
 
     #[inline]
-    fn idle(self) -> Self {
-        Self(self.0 & !Self::ACTIVE)
-    }
-
-    #[inline]
-    fn is_active(self) -> bool {
-        self.0 & Self::ACTIVE != 0
-    }
-
-    #[inline]
-    fn route(self) -> RouteId {
-        RouteId::from_bits(self.0 >> Self::ROUTE_SHIFT)
-    }
-
-    #[inline]
-    fn phase(self) -> Phase {
-        if self.0 & Self::BODY == 0 { Phase::Handler } else { Phase::Body }
-    }
-
-    #[inline]
-    fn number(self) -> u64 {
-        self.0 >> Self::NUMBER_SHIFT
+    fn of(&self) -> u64 {
+        (self.phase as u64) << 16 | u64::from(self.route.get())
     }
 }
 
@@ -235,7 +194,10 @@ mod tests {
         assert_eq!(slot.read(), Some(poll(7, 100)));
         slot.leave();
         assert_eq!(slot.read(), None);
-        assert_eq!(slot.activity(), 1);
+        let activity = slot.activity();
+        slot.enter(poll(7, 200));
+        slot.leave();
+        assert_ne!(slot.activity(), activity);
     }
 
     #[test]
@@ -252,7 +214,7 @@ mod tests {
         assert_eq!(slot.stalled(100), 5);
         assert_eq!(slot.read(), Some(poll(u64::from(u16::MAX), 100)));
         slot.leave();
-        assert_eq!((slot.read(), slot.is_inside()), (None, false));
+        assert_eq!((slot.read(), slot.depth.load(Ordering::Relaxed)), (None, 0));
     }
 
     #[test]
@@ -264,13 +226,12 @@ mod tests {
             slot.set_aside();
         }
         for depth in (0..MANY).rev() {
-            assert!(slot.is_inside());
             let is_kept = depth < Slot::DEEPEST as u64;
             slot.resume();
             assert_eq!(slot.read(), is_kept.then(|| poll(depth, depth * 100)));
             slot.leave();
         }
-        assert!(!slot.is_inside());
+        assert_eq!(slot.depth.load(Ordering::Relaxed), 0);
     }
 }
 

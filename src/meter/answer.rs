@@ -8,32 +8,45 @@ use http_body::{Body, Frame};
 use super::Meter;
 use crate::outcome::Outcome;
 use crate::own::Record;
+use crate::routes::Method;
 
 impl Record {
-    /// The head of the answer is there.
+    /// The head of the answer is there. Whether that is all of it.
     #[inline]
-    fn answered<B: Body>(&mut self, response: &Response<B>) {
-        self.account.complete = Outcome::of(response.status());
+    fn answered<B: Body>(&mut self, response: &Response<B>) -> bool {
+        let account = &mut self.account;
+        account.complete = Outcome::of(response.status());
         // The header is asked only where the body does not know: a look into the map costs more than a poll.
         let length = response.body().size_hint().exact();
-        self.account.to_come = length.unwrap_or_else(|| promised(response.headers()));
-        self.count_if_all_came();
-    }
-
-    /// A frame of the body is there.
-    #[inline]
-    pub(crate) fn sent<D: Buf>(&mut self, frame: &Frame<D>) {
-        if let Some(data) = frame.data_ref() {
-            self.account.to_come = self.account.to_come.saturating_sub(data.remaining() as u64);
-            self.count_if_all_came();
+        account.to_come = length.unwrap_or_else(|| promised(response.headers()));
+        let is_all = account.method == Method::HEAD || is_bodiless(response.status());
+        if is_all || account.to_come == 0 {
+            self.completed();
         }
+        is_all
     }
 
+    /// A frame of the body is there. Whether that is all that was promised.
     #[inline]
-    fn count_if_all_came(&mut self) {
+    pub(crate) fn sent<D: Buf>(&mut self, frame: &Frame<D>) -> bool {
+        let Some(data) = frame.data_ref() else { return false };
+        self.account.to_come = self.account.to_come.saturating_sub(data.remaining() as u64);
         if self.account.to_come == 0 {
-            self.account.outcome = self.account.complete;
+            self.completed();
         }
+        self.account.to_come == 0
+    }
+
+    /// There is no more to come.
+    #[inline]
+    pub(crate) fn completed(&mut self) {
+        self.account.outcome = self.account.complete;
+    }
+
+    /// There is an error in place of the answer or of the rest of it.
+    #[inline]
+    pub(crate) fn failed(&mut self) {
+        self.account.outcome = Outcome::Error;
     }
 }
 
@@ -42,34 +55,31 @@ impl Meter {
     #[inline]
     pub(crate) fn for_body<B: Body>(&mut self, response: &Response<B>) -> Self {
         let mut meter = std::mem::take(self);
-        if let Some(record) = &mut meter.0 {
-            record.answered(response);
-            if record.account.is_head || is_bodiless(response.status()) {
-                meter.complete();
-            }
+        if meter.0.as_mut().is_some_and(|record| record.answered(response)) {
+            meter.end_early();
         }
         meter
     }
 
-    /// Ends the request: there is no answer, but an error.
     #[cold]
-    pub(crate) fn failed(&mut self) -> Self {
-        self.end(Outcome::Error);
+    fn end_early(&mut self) {
+        self.end();
+    }
+
+    /// Ends the request, which has no answer. What is left for its body.
+    #[cold]
+    pub(crate) fn for_error(&mut self) -> Self {
+        if let Some(record) = &mut self.0 {
+            record.failed();
+        }
+        self.end();
         Self::default()
     }
 
-    /// Whether the body is still to say that it has ended.
+    /// What it measures, where nobody has said yet that it is over.
     #[inline]
-    pub(crate) fn is_incomplete(&self) -> bool {
-        self.0.as_ref().is_some_and(|record| record.account.outcome == Outcome::Cancelled)
-    }
-
-    /// Ends the request: its answer is complete.
-    #[inline]
-    pub(crate) fn complete(&mut self) {
-        if let Some(record) = &self.0 {
-            self.end(record.account.complete);
-        }
+    pub(crate) fn incomplete(&mut self) -> Option<&mut Record> {
+        self.0.as_deref_mut().filter(|record| record.account.outcome == Outcome::Cancelled)
     }
 }
 

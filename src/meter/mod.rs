@@ -2,7 +2,7 @@
 
 mod answer;
 
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -27,6 +27,9 @@ pub(crate) struct Meter(Option<Box<Record>>);
 /// One word, and the phase a constant: what else it needs is in the account, as it would be copied from register to stack and back.
 pub(crate) struct Polling<'a, const PHASE: usize>(&'a mut Account);
 
+/// A place in the frame of whoever polls: what the poll calls lies below it.
+pub(crate) struct Mark(MaybeUninit<u8>);
+
 /// The phases, as constants.
 pub(crate) const HANDLER: usize = Phase::Handler as usize;
 pub(crate) const BODY: usize = Phase::Body as usize;
@@ -41,16 +44,15 @@ impl Meter {
         let span = SpanRef::current_id();
         let mut record = own::record(shared);
         let account = &mut record.account;
-        if account.own.lane.slot.is_active() && is_inside_a_request(&account.own, shared) {
+        if account.lane.slot.is_active() && is_inside_a_request(&account.lane, shared) {
             own::keep(record);
             return Self::default();
         }
         let route = route(&account.own);
         account.set_route(route);
-        account.own.lane.request_started();
+        account.lane.request_started();
         account.begin(span);
-        account.is_request = true;
-        account.is_head = method == Method::HEAD;
+        account.method = method;
         Self(Some(record))
     }
 
@@ -62,14 +64,15 @@ impl Meter {
         let route = account.own.route(&shared.routes, Method::TASK, name);
         account.set_route(route);
         account.begin(span);
-        account.is_request = false;
+        account.method = Method::TASK;
+        account.complete = Outcome::Success;
         Self(Some(record))
     }
 
     /// What it measures, where it can on this thread: nothing once the monitor is gone.
     #[inline(always)]
     pub(crate) fn here(&mut self) -> Option<&mut Record> {
-        if self.0.as_ref().is_some_and(|record| !record.account.own.is_here()) {
+        if self.0.as_ref().is_some_and(|record| !own::is_here(&record.account.lane)) {
             self.move_here();
         }
         self.0.as_deref_mut()
@@ -81,12 +84,12 @@ impl Meter {
         self.0.as_deref_mut()
     }
 
-    /// Ends what it measures.
-    #[inline]
-    pub(crate) fn end(&mut self, outcome: Outcome) {
-        if let Some(mut record) = self.0.take() {
-            record.account.outcome = outcome;
-            end(record);
+    /// Ends what it measures with the poll that is just over.
+    #[inline(always)]
+    pub(crate) fn end(&mut self) {
+        if let Some(record) = self.0.take() {
+            record.account.end(record.account.polled_until);
+            own::keep(record);
         }
     }
 
@@ -101,8 +104,8 @@ impl Meter {
 }
 
 #[cold]
-fn is_inside_a_request(own: &Own, shared: &Shared) -> bool {
-    own.lane.slot.own().is_some_and(|poll| !shared.routes.is_task(poll.route))
+fn is_inside_a_request(lane: &Lane, shared: &Shared) -> bool {
+    lane.slot.read().is_some_and(|poll| !shared.routes.is_task(poll.route))
 }
 
 impl Drop for Meter {
@@ -114,12 +117,13 @@ impl Drop for Meter {
     }
 }
 
+/// It was dropped: now is its end, on whatever thread.
 fn end(mut record: Box<Record>) {
     let account = &mut record.account;
-    if !account.own.is_here() && !account.follow() {
+    if !own::is_here(&account.lane) && !account.follow() {
         return;
     }
-    account.end();
+    account.end(account.lane.common.clock.now());
     own::keep(record);
 }
 
@@ -127,24 +131,45 @@ fn end(mut record: Box<Record>) {
 
 impl Record {
     /// Begins a poll, by `task`, and lends a waker for it. Measures the delay since the wake that led to it, too.
-    ///
-    /// `mark` is a place in the frame of the caller: what the poll calls lies below it.
     #[inline(always)]
     pub(crate) fn poll<'a, const PHASE: usize>(
         &'a mut self,
         task: &'a Waker,
-        mark: &u8,
+        mark: &Mark,
     ) -> (Polling<'a, PHASE>, &'a Waker) {
-        let Self { account, wakes } = self;
-        account.poll_start = account.own.clock.now();
-        account.woken = wakes.take();
-        (Polling::begin(account, mark), wakes.lend(task))
+        let Self { account, wakes, .. } = self;
+        let lane = &*account.lane;
+        let start = lane.common.clock.now();
+        let waker = wakes.lend(task, |woken| account.delayed(lane, woken, start));
+        let poll =
+            || Poll { route: account.route, phase: Phase::ALL[PHASE], start, span: account.span, mark: mark.address() };
+        begin(lane, &mut account.poll_start, start, poll);
+        (Polling(account), waker)
     }
 
     /// Begins the call that the request began with, which counts as a poll.
     #[inline(always)]
-    pub(crate) fn call<'a>(&'a mut self, mark: &u8) -> Polling<'a, HANDLER> {
-        Polling::begin(&mut self.account, mark)
+    pub(crate) fn call<'a>(&'a mut self, mark: &Mark) -> Polling<'a, HANDLER> {
+        let account = &mut self.account;
+        let start = account.start;
+        let poll =
+            || Poll { route: account.route, phase: Phase::Handler, start, span: account.span, mark: mark.address() };
+        begin(&account.lane, &mut account.poll_start, start, poll);
+        Polling(account)
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    #[inline(always)]
+    fn address(&self) -> u64 {
+        self.0.as_ptr().addr() as u64
     }
 }
 
@@ -154,39 +179,47 @@ impl Account {
     #[inline]
     fn begin(&mut self, span: u64) {
         self.cells.start();
-        let now = self.own.clock.now();
+        let now = self.lane.common.clock.now();
         self.outcome = Outcome::Cancelled;
         self.start = now;
         self.busy = 0;
-        self.poll_start = now;
         self.polled_until = now;
-        self.woken = 0;
         self.span = span;
     }
 
-    #[inline]
-    fn end(&self) {
-        let duration = self.own.clock.now().saturating_sub(self.start);
-        self.cells.end(&self.own.bounds, self.outcome, duration, self.busy);
-        if self.is_request {
-            self.own.lane.request_ended();
+    /// The poll that begins at `start` was led to by a wake at `woken`.
+    #[inline(always)]
+    fn delayed(&self, lane: &Lane, woken: u64, start: u64) {
+        // A future that wakes itself could not have been polled before its poll was over.
+        let ready = woken.max(self.polled_until);
+        self.cells.schedule_delay(&lane.common.bounds, start.wrapping_sub(ready));
+    }
+
+    #[inline(always)]
+    fn end(&self, until: u64) {
+        let duration = until.saturating_sub(self.start);
+        self.cells.end(&self.lane.common.bounds, self.outcome, duration, self.busy);
+        if self.method != Method::TASK {
+            self.lane.request_ended();
         }
     }
 }
 
 // === impl Polling ===
 
-impl<'a, const PHASE: usize> Polling<'a, PHASE> {
-    const OF: Phase = Phase::ALL[PHASE];
-
-    #[inline(always)]
-    fn begin(account: &'a mut Account, mark: &u8) -> Self {
-        let Account { route, poll_start: start, span, .. } = *account;
-        let mark = std::ptr::from_ref(mark).addr() as u64;
-        account.own.lane.slot.enter(Poll { route, phase: Self::OF, start, span, mark });
-        account.own.alarm.wake();
-        Self(account)
+/// Says that a poll begins at `start`. That is marked where it is inside another one.
+#[inline(always)]
+fn begin(lane: &Lane, poll_start: &mut u64, start: u64, poll: impl FnOnce() -> Poll) {
+    *poll_start = start;
+    if lane.slot.is_active() {
+        set_aside(lane, poll_start);
     }
+    lane.slot.enter(poll());
+    lane.common.alarm.wake();
+}
+
+impl<const PHASE: usize> Polling<'_, PHASE> {
+    const OF: Phase = Phase::ALL[PHASE];
 
     #[inline(always)]
     pub(crate) fn end(self) {
@@ -196,23 +229,15 @@ impl<'a, const PHASE: usize> Polling<'a, PHASE> {
     #[inline(always)]
     fn account(&mut self) {
         let account = &mut *self.0;
-        let (own, cells, start) = (&*account.own, &*account.cells, account.poll_start);
-        let end = own.clock.now();
-        own.lane.slot.leave();
-        // If the clock ran backwards it seems very long, and is looked at closely.
-        let mut ticks = end.wrapping_sub(start);
-        if ticks <= own.limits.quick() {
+        let (lane, cells) = (&*account.lane, &*account.cells);
+        let end = lane.common.clock.now();
+        lane.slot.leave();
+        // It seems very long if the clock ran backwards, or if it went on inside another one: then it is looked at closely.
+        let mut ticks = end.wrapping_sub(account.poll_start);
+        if ticks <= lane.common.limits.quick() {
             cells.quick_poll(Self::OF, ticks);
         } else {
-            ticks = long_poll(account, Self::OF, end);
-        }
-        if account.woken != 0 {
-            // A future that wakes itself could not have been polled before its poll was over.
-            let ready = account.woken.max(account.polled_until);
-            cells.schedule_delay(&own.bounds, start.wrapping_sub(ready));
-        }
-        if own.lane.slot.is_inside() {
-            own.lane.slot.resume();
+            ticks = other_poll(account, Self::OF, end);
         }
         account.busy += ticks;
         account.polled_until = end;
@@ -228,44 +253,56 @@ impl<const PHASE: usize> Drop for Polling<'_, PHASE> {
     }
 }
 
-// === a poll that held its thread for long ===
+// === a poll that is not like most ===
 
-/// Accounts for a poll that is not in the first bucket. Its length, in ticks.
+/// The mark of a poll inside another one.
+const INSIDE: u64 = 1 << 63;
+
 #[cold]
-fn long_poll(account: &Account, phase: Phase, end: u64) -> u64 {
-    let own = &*account.own;
-    let ticks = end.saturating_sub(account.poll_start);
-    account.cells.poll(&own.bounds, phase, ticks);
-    if ticks > own.limits.stall() {
-        held_long(account, phase, end);
+fn set_aside(lane: &Lane, poll_start: &mut u64) {
+    lane.slot.set_aside();
+    *poll_start |= INSIDE;
+}
+
+/// Accounts for a poll that is not in the first bucket, or was inside another one. Its length, in ticks.
+#[cold]
+fn other_poll(account: &Account, phase: Phase, end: u64) -> u64 {
+    let lane = &*account.lane;
+    let start = account.poll_start & !INSIDE;
+    let ticks = end.saturating_sub(start);
+    account.cells.poll(&lane.common.bounds, phase, ticks);
+    if ticks > lane.common.limits.stall() {
+        held_long(account, phase, start, end);
+    }
+    if start != account.poll_start {
+        lane.slot.resume();
     }
     ticks
 }
 
-fn held_long(account: &Account, phase: Phase, end: u64) {
-    let Account { own, route, span, poll_start: start, .. } = account;
-    let slot = &own.lane.slot;
+fn held_long(account: &Account, phase: Phase, start: u64, end: u64) {
+    let Account { lane, route, span, .. } = account;
+    let slot = &lane.slot;
     // Time that polls inside have been blamed for already is not this one's too.
-    let inside = slot.stalled(*start);
+    let inside = slot.stalled(start);
     let alone = (end - start).saturating_sub(inside);
-    if alone > own.limits.stall() {
-        slot.set_stalled(*start, inside + alone);
-        stalled(account, Poll { route: *route, phase, start: *start, span: *span, mark: 0 }, alone, end);
+    if alone > lane.common.limits.stall() {
+        slot.set_stalled(start, inside + alone);
+        stalled(account, Poll { route: *route, phase, start, span: *span, mark: 0 }, alone, end);
     }
 }
 
 /// A poll that held its thread longer than the threshold: one message to the reporter.
 fn stalled(account: &Account, poll: Poll, ticks: u64, end: u64) {
-    let own = &*account.own;
-    let Some(shared) = own.shared() else { return };
-    let (lane, start) = (&own.lane, poll.start);
+    let Some(shared) = account.own.shared() else { return };
+    let (lane, start) = (&account.lane, poll.start);
     let evidence = evidence(lane, &shared, start, end);
     let finished = Finished {
         of: lane.subject(start),
         poll,
         ticks,
         end,
-        threshold: own.limits.stall(),
+        threshold: lane.common.limits.stall(),
         worker: lane.worker(),
         held_up: shared.held_up_by(poll.route),
         io_starved: lane.watched.is_starved(start),
@@ -274,7 +311,7 @@ fn stalled(account: &Account, poll: Poll, ticks: u64, end: u64) {
         span: SpanRef::current(),
     };
     if !shared.inbox.finished(finished) {
-        account.cells.unreported_stall(&own.bounds, ticks);
+        account.cells.unreported_stall(&lane.common.bounds, ticks);
     }
 }
 

@@ -36,7 +36,7 @@ fn route(shared: &Shared) -> RouteId {
 /// Polls once, from now until `end`. The waker that it lent.
 fn poll(meter: &mut Meter, time: &AtomicU64, end: u64) -> Waker {
     let task = Waker::from(Arc::new(Task));
-    let (polling, waker) = meter.here().expect("it measures").poll::<HANDLER>(&task, &0);
+    let (polling, waker) = meter.here().expect("it measures").poll::<HANDLER>(&task, &Mark::new());
     let kept = waker.clone();
     time.store(end, Ordering::Relaxed);
     polling.end();
@@ -55,15 +55,15 @@ fn a_record_that_is_used_again_brings_nothing_along() {
     poll(&mut first, &time, 1_100).wake();
     // The wake led to this poll, whose own wake comes too late.
     poll(&mut first, &time, 1_200).wake();
-    first.end(Outcome::Error);
+    first.for_error();
     assert_eq!((totals(&shared).schedule_delay.count(), totals(&shared).request_busy.ticks()), (1, 200));
 
     time.store(2_000, Ordering::Relaxed);
     let mut second = request(&shared, Method::TASK);
     let record = second.record().unwrap();
     assert_eq!(std::ptr::from_ref(record), address);
-    assert!(!record.account.is_head);
-    record.call(&0).end();
+    assert!(record.account.method != Method::HEAD);
+    record.call(&Mark::new()).end();
     poll(&mut second, &time, 2_010);
     drop(second);
     let totals = totals(&shared);

@@ -4,8 +4,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::meter::{BODY, Meter};
-use crate::outcome::Outcome;
+use crate::meter::{BODY, Mark, Meter};
 
 pin_project! {
     /// A response body whose polls are measured. Made by [`StallService`](crate::StallService).
@@ -25,8 +24,10 @@ pin_project! {
     impl<B: Body> PinnedDrop for StallBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if this.meter.is_incomplete() && this.inner.is_end_stream() {
-                this.meter.complete();
+            if let Some(record) = this.meter.incomplete() {
+                if this.inner.is_end_stream() {
+                    record.completed();
+                }
             }
         }
     }
@@ -54,19 +55,29 @@ impl<B: Body> Body for StallBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let Some(record) = this.meter.here() else {
             return this.inner.poll_frame(cx);
         };
-        let mark = 0;
+        let mark = Mark::new();
         let (polling, waker) = record.poll::<BODY>(cx.waker(), &mark);
-        let polled = this.inner.poll_frame(&mut Context::from_waker(waker));
+        let polled = this.inner.as_mut().poll_frame(&mut Context::from_waker(waker));
         polling.end();
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => record.sent(frame),
-            Poll::Ready(Some(Err(_))) => this.meter.end(Outcome::Error),
-            Poll::Ready(None) => this.meter.complete(),
+        let is_over = match &polled {
+            Poll::Pending => false,
+            // The body is asked only where it may say yes: that is a call through a table.
+            Poll::Ready(Some(Ok(frame))) => record.sent(frame) && this.inner.is_end_stream(),
+            Poll::Ready(Some(Err(_))) => {
+                record.failed();
+                true
+            }
+            Poll::Ready(None) => {
+                record.completed();
+                true
+            }
+        };
+        if is_over {
+            this.meter.end();
         }
         polled
     }

@@ -7,7 +7,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::StallBody;
-use crate::meter::{HANDLER, Meter};
+use crate::meter::{HANDLER, Mark, Meter};
 
 pin_project! {
     /// A response future whose polls are measured. Made by [`StallService`](crate::StallService).
@@ -36,9 +36,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(record) = this.meter.here() else {
-            return this.inner.poll(cx).map_ok(|response| response.map(StallBody::unmeasured));
+            return unmeasured(this.inner, cx);
         };
-        let mark = 0;
+        let mark = Mark::new();
         let (polling, waker) = record.poll::<HANDLER>(cx.waker(), &mark);
         let result = this.inner.poll(&mut Context::from_waker(waker));
         polling.end();
@@ -46,8 +46,17 @@ where
         let meter = match &result {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(response)) => this.meter.for_body(response),
-            Poll::Ready(Err(_)) => this.meter.failed(),
+            Poll::Ready(Err(_)) => this.meter.for_error(),
         };
         result.map_ok(|response| response.map(|body| StallBody::measured(body, meter)))
     }
+}
+
+#[cold]
+fn unmeasured<F, R, E>(inner: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<Response<StallBody<R>>, E>>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
+{
+    inner.poll(cx).map_ok(|response| response.map(StallBody::unmeasured))
 }

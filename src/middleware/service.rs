@@ -7,7 +7,7 @@ use tower_service::Service;
 
 use super::entrance::Entrance;
 use super::{StallBody, StallFuture};
-use crate::meter::Polling;
+use crate::meter::{Mark, Polling};
 
 /// A service whose requests are measured. Made by [`StallLayer`](crate::StallLayer).
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut meter = self.entrance.enter(&request);
-        let mark = 0;
+        let mark = Mark::new();
         let calling = meter.record().map(|record| record.call(&mark));
         let inner = self.inner.call(request);
         calling.into_iter().for_each(Polling::end);

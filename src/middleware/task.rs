@@ -4,8 +4,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::meter::{HANDLER, Meter};
-use crate::outcome::Outcome;
+use crate::meter::{HANDLER, Mark, Meter};
 
 pin_project! {
     /// A background task whose polls are measured. From [`StallMonitor::instrument`](crate::StallMonitor::instrument).
@@ -32,12 +31,13 @@ impl<F: Future> Future for StallTask<F> {
         let Some(record) = this.meter.here() else {
             return this.inner.poll(cx);
         };
-        let mark = 0;
+        let mark = Mark::new();
         let (polling, waker) = record.poll::<HANDLER>(cx.waker(), &mark);
         let output = this.inner.poll(&mut Context::from_waker(waker));
         polling.end();
         if output.is_ready() {
-            this.meter.end(Outcome::Success);
+            record.completed();
+            this.meter.end();
         }
         output
     }

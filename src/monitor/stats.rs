@@ -38,13 +38,14 @@ impl RouteStats {
     }
 
     fn new(shared: &Shared, route: &Route, totals: &Totals, stalls: &Samples, stalled_for: Option<u64>) -> Self {
+        let polls = totals.all_polls();
         Self {
             method: route.method,
             name: Arc::clone(&route.name),
             started: totals.started,
             ended: totals.ended(),
-            polls: totals.all_polls(),
-            longest_poll: shared.clock.duration(totals.longest_poll),
+            longest_poll: longest_poll(shared, totals, &polls),
+            polls,
             stalls: stalls.count(),
             stolen: shared.clock.duration(stalls.ticks()),
             stalled_for: stalled_for.map(|age| shared.clock.duration(age)),
@@ -90,7 +91,7 @@ impl RouteStats {
         Some(bound.min(self.longest_poll))
     }
 
-    /// The longest poll that has ended.
+    /// The longest poll that has ended. Polls of up to 0.1 ms are not told apart: 0.1 ms where there were no others.
     #[must_use]
     pub fn longest_poll(&self) -> Duration {
         self.longest_poll
@@ -112,5 +113,13 @@ impl RouteStats {
     #[must_use]
     pub fn stalled_for(&self) -> Option<Duration> {
         self.stalled_for
+    }
+}
+
+fn longest_poll(shared: &Shared, totals: &Totals, polls: &Samples) -> Duration {
+    // Only those past the first bucket are kept, as that costs each poll something.
+    match totals.longest_poll {
+        0 if polls.count() > 0 => Duration::from_nanos(BOUNDS_NANOS[0]),
+        ticks => shared.clock.duration(ticks),
     }
 }

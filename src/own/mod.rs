@@ -3,30 +3,27 @@
 //! A thread makes it once. What is measured holds it by reference, so a poll finds everything by one comparison: is this the thread
 //! that it was last polled on?
 
+mod idle;
 mod record;
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 
+pub(crate) use self::idle::{keep, record};
 pub(crate) use self::record::{Account, Record};
 
-use crate::cells::{Bounds, Lane};
-use crate::clock::Clock;
+use crate::cells::Lane;
 use crate::os::Tid;
 use crate::routes::{Known, Method, RouteId, Routes};
-use crate::shared::{Alarm, Limits, Shared};
+use crate::shared::Shared;
 use crate::stacks::stack_bounds;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Own {
-    /// The thread, by a number of ours that never comes back; `GONE` once its lane is another's.
-    thread: AtomicU64,
-    pub(crate) lane: Arc<Lane>,
-    pub(crate) clock: Clock,
-    pub(crate) bounds: Bounds,
-    pub(crate) alarm: Arc<Alarm>,
-    pub(crate) limits: Arc<Limits>,
+    lane: Arc<Lane>,
+    /// Whether the lane may be another's already.
+    given_back: AtomicBool,
     shared: Weak<Shared>,
 }
 
@@ -37,15 +34,7 @@ struct Kept {
     of: *const Shared,
     own: Arc<Own>,
     routes: Known,
-    /// Records to be used again, the one that was used last at the end.
-    #[allow(clippy::vec_box, reason = "each is taken out and put back as the box that it is")]
-    idle: Vec<Box<Record>>,
 }
-
-const GONE: u64 = u64::MAX;
-
-/// Where requests end in turn with others that begin, a few are enough; in a burst more of them are made.
-const MOST_IDLE: usize = 64;
 
 thread_local! {
     /// This thread's number, 0 before it has one. Nothing is to be dropped, so it is there to the very end of the thread.
@@ -70,21 +59,9 @@ impl Own {
 
     #[cold]
     fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            thread: AtomicU64::new(here()),
-            lane: shared.lanes.take(),
-            clock: shared.clock.clone(),
-            bounds: shared.bounds.clone(),
-            alarm: Arc::clone(&shared.alarm),
-            limits: Arc::clone(&shared.limits),
-            shared: Arc::downgrade(shared),
-        }
-    }
-
-    /// Whether it is this thread's, and not yet given back.
-    #[inline]
-    pub(crate) fn is_here(&self) -> bool {
-        self.thread.load(Ordering::Relaxed) == HERE.get()
+        let lane = shared.lanes.take();
+        lane.set_here(here());
+        Self { lane, given_back: AtomicBool::new(false), shared: Arc::downgrade(shared) }
     }
 
     /// The monitor, unless it is gone: then nobody reads what is measured.
@@ -96,14 +73,14 @@ impl Own {
     pub(crate) fn route(&self, routes: &Routes, method: Method, name: &str) -> RouteId {
         let known = KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            let kept = kept.iter_mut().find(|kept| std::ptr::eq(&*kept.own, self))?;
+            let kept = kept.iter_mut().find(|kept| Arc::ptr_eq(&kept.own.lane, &self.lane))?;
             Some(kept.route(routes, method, name))
         });
         known.ok().flatten().unwrap_or_else(|| routes.id(method, Some(name)))
     }
 
     fn give_back(&self) {
-        if self.thread.swap(GONE, Ordering::Relaxed) != GONE {
+        if !self.given_back.swap(true, Ordering::Relaxed) {
             self.lane.free();
         }
     }
@@ -115,28 +92,10 @@ impl Drop for Own {
     }
 }
 
-// === records ===
-
-/// A record of this thread, one that it has used before if there is any.
-#[inline]
-pub(crate) fn record(shared: &Arc<Shared>) -> Box<Record> {
-    let idle =
-        KEPT.try_with(|kept| kept.borrow_mut().iter_mut().find(|kept| kept.of == Arc::as_ptr(shared))?.idle.pop());
-    idle.ok().flatten().unwrap_or_else(|| Record::new(Own::of(shared)))
-}
-
-/// Keeps a record for the next request on this thread.
-#[inline]
-pub(crate) fn keep(mut record: Box<Record>) {
-    // First, as it may run code of others, which may come by here.
-    record.wakes.reset();
-    let _ = KEPT.try_with(|kept| {
-        let mut kept = kept.borrow_mut();
-        let kept = kept.iter_mut().find(|kept| Arc::ptr_eq(&kept.own, &record.account.own));
-        if let Some(kept) = kept.filter(|kept| kept.idle.len() < MOST_IDLE) {
-            kept.idle.push(record);
-        }
-    });
+/// Whether the lane is this thread's, and not yet given back.
+#[inline(always)]
+pub(crate) fn is_here(lane: &Lane) -> bool {
+    lane.is_of(HERE.get())
 }
 
 // === impl Kept ===
@@ -146,15 +105,11 @@ impl Kept {
     fn add(kept: &mut Vec<Self>, shared: &Arc<Shared>) -> Arc<Own> {
         // Those of monitors that are gone are only in the way.
         kept.retain(|kept| kept.own.shared.strong_count() > 0);
+        idle::renew();
         let own = Arc::new(Own::new(shared));
         shared.locate(&own.lane);
         own.lane.set_thread(Tid::current(), stack_bounds());
-        kept.push(Self {
-            of: Arc::as_ptr(shared),
-            own: Arc::clone(&own),
-            routes: Known::default(),
-            idle: Vec::with_capacity(MOST_IDLE),
-        });
+        kept.push(Self { of: Arc::as_ptr(shared), own: Arc::clone(&own), routes: Known::default() });
         own
     }
 
@@ -176,6 +131,7 @@ impl Kept {
 impl Drop for Kept {
     /// The thread ends: a future that it polled last may outlive it, and must not write to a lane that is another thread's by then.
     fn drop(&mut self) {
+        idle::clear();
         self.own.give_back();
     }
 }
@@ -192,10 +148,11 @@ fn here() -> u64 {
 mod tests {
     use super::*;
     use crate::cells::Totals;
+    use crate::clock::Clock;
     use crate::outcome::Outcome;
     use crate::shared::Stacks;
 
-    fn shared() -> Arc<Shared> {
+    pub(super) fn shared() -> Arc<Shared> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let stacks = Stacks { taken: false, signals: false };
         Arc::new(Shared::new(Clock::new(), runtime.handle().clone(), "test", 8, None, stacks))
@@ -215,7 +172,7 @@ mod tests {
                 for _ in 0..2 {
                     let own = Own::of(&shared);
                     own.lane.cells(route).start();
-                    own.lane.cells(route).end(&own.bounds, Outcome::Success, 1, 1);
+                    own.lane.cells(route).end(&own.lane.common.bounds, Outcome::Success, 1, 1);
                 }
             });
             thread.join().unwrap();
@@ -234,7 +191,7 @@ mod tests {
                 scope.spawn(|| {
                     let own = Own::of(&shared);
                     barrier.wait();
-                    assert!(own.is_here());
+                    assert!(is_here(&own.lane));
                 });
             }
         });
@@ -268,9 +225,10 @@ mod tests {
         let shared = shared();
         let of_thread = Arc::clone(&shared);
         let gone = std::thread::spawn(move || Own::of(&of_thread)).join().unwrap();
+        assert!(!is_here(&gone.lane));
         let here = Own::of(&shared);
         assert!(Arc::ptr_eq(&gone.lane, &here.lane), "the lane goes on");
-        assert!(here.is_here() && !gone.is_here());
+        assert!(is_here(&here.lane));
         drop(gone);
         let other = Arc::clone(&shared);
         let other = std::thread::spawn(move || Arc::as_ptr(&Own::of(&other).lane).addr()).join().unwrap();

@@ -4,30 +4,34 @@
 use std::sync::Arc;
 
 use super::Own;
-use crate::cells::RouteCells;
+use crate::cells::{Lane, RouteCells};
 use crate::outcome::Outcome;
-use crate::routes::{RouteId, Routes};
+use crate::routes::{Method, RouteId, Routes};
+use crate::shared::Shared;
 use crate::wake::Wakes;
 
-/// Aligned so that no two threads write to one cache line.
+/// Aligned so that no two threads write to one cache line; the account first, so that both have one address.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Record {
     pub(crate) account: Account,
     pub(crate) wakes: Wakes,
+    /// The monitor's address, which no other has while the account holds the end of it.
+    of: usize,
 }
 
 /// Times are in ticks.
 #[derive(Debug)]
 pub(crate) struct Account {
     /// That of the thread it was last polled on.
+    pub(crate) lane: Arc<Lane>,
+    /// Keeps the lane from going to another thread.
     pub(crate) own: Arc<Own>,
     /// Those of its route on that thread, kept so that a poll need not look them up.
     pub(crate) cells: Arc<RouteCells>,
     pub(crate) route: RouteId,
-    pub(crate) is_request: bool,
-    /// Whether its answer has no body, whatever its status.
-    pub(crate) is_head: bool,
+    /// That of the request, or `TASK`.
+    pub(crate) method: Method,
     /// How the request counts if it is dropped now.
     pub(crate) outcome: Outcome,
     /// How it counts once its answer is complete.
@@ -38,12 +42,10 @@ pub(crate) struct Account {
     pub(crate) start: u64,
     /// Sum of its polls.
     pub(crate) busy: u64,
-    /// When the poll began that goes on, or was the last one.
+    /// When the poll began that goes on, or was the last one; marked where that is inside another one.
     pub(crate) poll_start: u64,
     /// When its last poll ended.
     pub(crate) polled_until: u64,
-    /// The wake that led to the poll that goes on, 0 for none.
-    pub(crate) woken: u64,
     /// Its `tracing` span, 0 for none.
     pub(crate) span: u64,
 }
@@ -55,13 +57,13 @@ impl Record {
     #[cold]
     pub(crate) fn new(own: Arc<Own>) -> Box<Self> {
         let route = Routes::UNATTRIBUTED;
-        let wakes = Wakes::new(own.clock.clone());
+        let (of, wakes) = (own.shared.as_ptr().addr(), Wakes::new(own.lane.common.clock.clone()));
         let account = Account {
             cells: Arc::clone(own.lane.cells(route)),
+            lane: Arc::clone(&own.lane),
             own,
             route,
-            is_request: false,
-            is_head: false,
+            method: Method::TASK,
             outcome: Outcome::Cancelled,
             complete: Outcome::Cancelled,
             to_come: u64::MAX,
@@ -69,10 +71,14 @@ impl Record {
             busy: 0,
             poll_start: 0,
             polled_until: 0,
-            woken: 0,
             span: 0,
         };
-        Box::new(Self { account, wakes })
+        Box::new(Self { account, wakes, of })
+    }
+
+    #[inline]
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        self.of == Arc::as_ptr(shared).addr()
     }
 }
 
@@ -84,7 +90,7 @@ impl Account {
     pub(crate) fn set_route(&mut self, route: RouteId) {
         if self.route != route {
             self.route = route;
-            self.cells = Arc::clone(self.own.lane.cells(route));
+            self.cells = Arc::clone(self.lane.cells(route));
         }
     }
 
@@ -93,7 +99,8 @@ impl Account {
     pub(crate) fn follow(&mut self) -> bool {
         let Some(shared) = self.own.shared() else { return false };
         self.own = Own::of(&shared);
-        self.cells = Arc::clone(self.own.lane.cells(self.route));
+        self.lane = Arc::clone(&self.own.lane);
+        self.cells = Arc::clone(self.lane.cells(self.route));
         true
     }
 }

@@ -1,9 +1,7 @@
 //! What the poll path and the watching threads of one monitor share.
 
-mod alarm;
 mod hitches;
 mod inbox;
-mod limits;
 mod stalled;
 
 use std::fmt;
@@ -12,16 +10,16 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-pub(crate) use self::alarm::Alarm;
 pub(crate) use self::hitches::{Hitch, Hitches};
 pub(crate) use self::inbox::{Finished, Sighting};
-pub(crate) use self::limits::Limits;
 pub(crate) use self::stalled::{Stalled, Unattributed};
 
 use self::inbox::Inbox;
 
-use crate::cells::{Bounds, Lane, Lanes, Poll, Subject, Totals};
+use crate::alarm::Alarm;
+use crate::cells::{Bounds, Common, Lane, Lanes, Poll, Subject, Totals};
 use crate::clock::Clock;
+use crate::limits::Limits;
 use crate::routes::{RouteId, Routes};
 use crate::stacks::Captures;
 use crate::sync::{AtomicU64, Ordering};
@@ -77,15 +75,22 @@ impl Shared {
         stacks: Stacks,
     ) -> Self {
         let routes = Routes::new(max_routes);
+        let (bounds, alarm, limits) = (Bounds::new(&clock), Arc::<Alarm>::default(), Arc::<Limits>::default());
+        let common = Common {
+            clock: clock.clone(),
+            bounds: bounds.clone(),
+            alarm: Arc::clone(&alarm),
+            limits: Arc::clone(&limits),
+        };
         Self {
-            bounds: Bounds::new(&clock),
-            lanes: Lanes::new(routes.len()),
+            bounds,
+            lanes: Lanes::new(routes.len(), common),
             routes,
             route_label,
             unattributed: (0..runtime.metrics().num_workers()).map(|_| Unattributed::default()).collect(),
             runtime,
             runtime_name: runtime_name.into(),
-            alarm: Arc::default(),
+            alarm,
             inbox: Inbox::default(),
             captures: Captures::new(stacks.missing().is_none()),
             hitches: Hitches::default(),
@@ -93,7 +98,7 @@ impl Shared {
             stacks_wanted: stacks.taken && cfg!(feature = "stacks"),
             stack_signals: stacks.signals,
             looked: AtomicU64::new(0),
-            limits: Arc::default(),
+            limits,
             clock,
         }
     }
@@ -105,7 +110,7 @@ impl Shared {
     }
 
     pub(crate) fn set_threshold(&self, threshold: Duration) {
-        self.limits.set_stall(self.clock.ticks(threshold).max(1), &self.bounds);
+        self.limits.set_stall(self.clock.ticks(threshold).max(1), self.bounds.first());
     }
 
     /// Notes which worker of the watched runtime this thread is, if any.

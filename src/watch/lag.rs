@@ -109,11 +109,8 @@ impl<S: Future<Output = ()>> Future for StampedSleep<'_, S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let polled = this.clock.now();
-        let woken = match this.wakes.take() {
-            0 => polled,
-            woken => woken,
-        };
-        let waker = this.wakes.lend(cx.waker());
+        let mut woken = polled;
+        let waker = this.wakes.lend(cx.waker(), |first| woken = first);
         this.sleep.as_mut().poll(&mut Context::from_waker(waker)).map(|()| (woken, polled))
     }
 }

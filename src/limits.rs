@@ -1,6 +1,5 @@
 //! From when on a poll is more than one of many short ones.
 
-use crate::cells::Bounds;
 use crate::sync::{AtomicU64, Ordering};
 
 /// In ticks. Aligned so that nobody writes to the cache line that each poll reads.
@@ -24,8 +23,9 @@ impl Limits {
         self.quick.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_stall(&self, stall: u64, bounds: &Bounds) {
+    /// Sets the stall threshold; `first` is the bound of the first bucket.
+    pub(crate) fn set_stall(&self, stall: u64, first: u64) {
         self.stall.store(stall, Ordering::Relaxed);
-        self.quick.store(stall.min(bounds.first()), Ordering::Relaxed);
+        self.quick.store(stall.min(first), Ordering::Relaxed);
     }
 }
