@@ -204,7 +204,17 @@ impl Recorders {
     /// Installs what is one for the process: the `metrics` recorder and a subscriber at INFO, as a service has them.
     pub fn install() -> Self {
         let builder = tower_stall::prometheus::buckets(PrometheusBuilder::new());
-        let prometheus = builder.install_recorder().expect("the first recorder");
+        Self::beside(builder.install_recorder().expect("the first recorder"))
+    }
+
+    /// The same, where `prometheus::serve` has installed its own: nobody writes to the one that is held here.
+    pub fn serving() -> Self {
+        let server = tower_stall::prometheus::serve(([127, 0, 0, 1], 0)).expect("a server");
+        std::mem::forget(server);
+        Self::beside(PrometheusBuilder::new().build_recorder().handle())
+    }
+
+    fn beside(prometheus: PrometheusHandle) -> Self {
         tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(|| Lines).init();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
