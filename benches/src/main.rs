@@ -5,6 +5,7 @@ mod around;
 mod floor;
 mod growth;
 mod instructions;
+mod least;
 mod load;
 mod page;
 mod proc;

@@ -17,6 +17,7 @@ use tracing::Level;
 
 use crate::around::Around;
 use crate::floor;
+use crate::least::{self, LeastLayer};
 use crate::wrapped::WrapLayer;
 
 /// A middleware, or what stands for the lack of one.
@@ -25,6 +26,7 @@ pub enum Variant {
     Bare,
     Identity,
     Wrapped,
+    Least,
     Floor,
     FloorOs,
     TowerStall,
@@ -66,10 +68,11 @@ struct Lines;
 // === impl Variant ===
 
 impl Variant {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Bare,
         Self::Identity,
         Self::Wrapped,
+        Self::Least,
         Self::Floor,
         Self::FloorOs,
         Self::TowerStall,
@@ -89,6 +92,7 @@ impl Variant {
             Self::Bare => "bare router",
             Self::Identity => "`identity`",
             Self::Wrapped => "a wrapped body, nothing else",
+            Self::Least => "the least that tells the same",
             Self::Floor => "floor, TSC",
             Self::FloorOs => "floor, OS clock",
             Self::TowerStall => "**tower-stall**",
@@ -110,6 +114,7 @@ impl Variant {
             Self::Bare => router,
             Self::Identity => router.layer(Identity::new()),
             Self::Wrapped => router.layer(WrapLayer),
+            Self::Least => router.layer(LeastLayer),
             Self::Floor => router.layer(Around(floor::call(floor::Counter))),
             Self::FloorOs => router.layer(Around(floor::call(floor::Os(Instant::now())))),
             Self::TowerStall => router.layer(recorders.monitor.layer()),
@@ -184,6 +189,7 @@ impl Variant {
     pub fn recorded(self, recorders: &Recorders) -> Option<u64> {
         match self {
             Self::Bare | Self::Identity | Self::Wrapped | Self::TraceOff => None,
+            Self::Least => Some(least::counted()),
             Self::Floor | Self::FloorOs => Some(floor::counted()),
             Self::TowerStall => Some(recorders.monitor.routes().iter().map(|route| route.requests()).sum()),
             Self::TokioMetrics => Some(recorders.task_monitor.cumulative().dropped_count),
