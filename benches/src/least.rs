@@ -61,16 +61,14 @@ struct Cells {
     outcomes: [AtomicU64; 6],
 }
 
-const ZERO: AtomicU64 = AtomicU64::new(0);
-
 thread_local! {
     static CELLS: Cells = const {
         Cells {
-            slot: [ZERO; 4],
-            polls: [[ZERO; 2], [ZERO; 2]],
-            duration: [ZERO; 2],
-            busy: [ZERO; 2],
-            outcomes: [ZERO; 6],
+            slot: [const { AtomicU64::new(0) }; 4],
+            polls: [const { [const { AtomicU64::new(0) }; 2] }; 2],
+            duration: [const { AtomicU64::new(0) }; 2],
+            busy: [const { AtomicU64::new(0) }; 2],
+            outcomes: [const { AtomicU64::new(0) }; 6],
         }
     };
     static IDLE: Cell<Option<Box<Record>>> = const { Cell::new(None) };
@@ -212,8 +210,8 @@ impl<B: Body + Unpin> Body for LeastBody<B> {
             }
             Poll::Ready(_) => true,
         };
-        if is_over && let Some(record) = this.record.take() {
-            over(record);
+        if is_over {
+            this.record.take().into_iter().for_each(over);
         }
         polled
     }

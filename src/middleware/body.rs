@@ -9,8 +9,8 @@ use crate::meter::{BODY, Mark, Meter};
 pin_project! {
     /// A response body whose polls are measured. Made by [`StallService`](crate::StallService).
     ///
-    /// The request is complete when the body ends, or has given as many bytes as it promised, or is dropped when it says that it has
-    /// ended: servers drop a body then without polling it once more.
+    /// The request is complete when the body ends, says that it has ended, or has given as many bytes as it promised: servers drop a
+    /// body then without polling it once more.
     #[derive(Debug)]
     pub struct StallBody<B>
     where

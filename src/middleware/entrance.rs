@@ -39,6 +39,11 @@ impl Entrance {
         Self { watch, first: OnceLock::new() }
     }
 
+    /// Another one of the same monitor.
+    pub(super) fn copy(&self) -> Self {
+        Self::new(Arc::clone(&self.watch))
+    }
+
     /// Begins to measure a request under the route that is known for it: axum's first, then the user's own.
     #[inline]
     pub(super) fn enter<B>(&self, request: &Request<B>) -> Meter {

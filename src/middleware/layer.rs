@@ -4,6 +4,7 @@ use tower_layer::Layer;
 
 use super::StallService;
 use super::entrance::Entrance;
+use super::entry::Entry;
 use crate::threads::Watch;
 
 /// Measures the requests of the services it wraps. From [`StallMonitor::layer`](crate::StallMonitor::layer).
@@ -20,6 +21,6 @@ impl<S> Layer<S> for StallLayer {
     type Service = StallService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        StallService { inner, entrance: Arc::new(Entrance::new(Arc::clone(&self.watch))) }
+        StallService { inner, entry: Entry::new(Entrance::new(Arc::clone(&self.watch))) }
     }
 }

@@ -2,6 +2,7 @@
 
 mod body;
 mod entrance;
+mod entry;
 mod future;
 mod layer;
 mod service;

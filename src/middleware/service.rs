@@ -1,11 +1,10 @@
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::entrance::Entrance;
+use super::entry::Entry;
 use super::{StallBody, StallFuture};
 use crate::meter::{Mark, Polling};
 
@@ -13,7 +12,7 @@ use crate::meter::{Mark, Polling};
 #[derive(Clone, Debug)]
 pub struct StallService<S> {
     pub(super) inner: S,
-    pub(super) entrance: Arc<Entrance>,
+    pub(super) entry: Entry,
 }
 
 impl<S> StallService<S> {
@@ -47,7 +46,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut meter = self.entrance.enter(&request);
+        let mut meter = self.entry.entrance().enter(&request);
         let mark = Mark::new();
         let calling = meter.record().map(|record| record.call(&mark));
         let inner = self.inner.call(request);

@@ -92,6 +92,12 @@ impl Drop for Own {
     }
 }
 
+/// This thread's number, 0 while nothing was measured on it.
+#[inline]
+pub(crate) fn thread() -> usize {
+    HERE.get() as usize
+}
+
 /// Whether the lane is this thread's, and not yet given back.
 #[inline(always)]
 pub(crate) fn is_here(lane: &Lane) -> bool {
