@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use support::{Script, Step, assert_outcomes, by_path, get, in_flight, scrape, stats};
@@ -201,9 +201,26 @@ async fn a_body_that_tells_its_end_is_complete_there() {
     assert!(poll_frame(&mut body).is_ready());
     assert_eq!(in_flight(&monitor, "/end/told"), 1);
     assert!(poll_frame(&mut body).is_ready());
-    drop(body);
     assert_eq!(in_flight(&monitor, "/end/told"), 0);
+    drop(body);
     assert_outcomes("/end/told", &[("2xx", 1)]);
+}
+
+/// A test that of a body with trailers the polls past its last byte are measured, too.
+#[tokio::test]
+async fn a_body_with_trailers_is_not_over_before_them() {
+    let monitor = by_path().spawn().unwrap();
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("trailer"), HeaderValue::from_static("x"))]);
+    let body = Full::new(Bytes::from("abc")).with_trailers(ready(Some(Ok(trailers))));
+    assert_eq!(body.size_hint().exact(), Some(3));
+    let mut body = answer(&monitor, get("/end/trailers"), Response::new(body)).into_body();
+    assert_eq!(poll_frame(&mut body), Poll::Ready(Some(Ok(3))));
+    assert_eq!(in_flight(&monitor, "/end/trailers"), 1);
+    assert_eq!(poll_frame(&mut body), Poll::Ready(Some(Ok(0))));
+    assert_eq!(poll_frame(&mut body), Poll::Ready(None));
+    assert_eq!(in_flight(&monitor, "/end/trailers"), 0);
+    assert_eq!(stats(&monitor, "GET", "/end/trailers").unwrap().polls(), 2 + 3);
+    assert_outcomes("/end/trailers", &[("2xx", 1)]);
 }
 
 /// A test that an answer with no body to send is complete: to `HEAD`, 1xx, 204 and 304.

@@ -138,9 +138,9 @@ impl Slot {
         unchanged.then(|| Poll::new(of, start, span, mark))
     }
 
-    /// A number that changes with every poll.
+    /// A number that changes with every poll; 0 before the first one, so that a slot that is new is no news.
     pub(crate) fn activity(&self) -> u64 {
-        self.state.load(Ordering::Relaxed)
+        self.state.load(Ordering::Relaxed).wrapping_add(1)
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_slot_tells_the_poll_that_goes_on() {
         let slot = Slot::default();
-        assert_eq!(slot.read(), None);
+        assert_eq!((slot.read(), slot.activity()), (None, 0));
         slot.enter(poll(7, 100));
         assert_eq!(slot.read(), Some(poll(7, 100)));
         slot.leave();

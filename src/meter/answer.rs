@@ -10,6 +10,9 @@ use crate::outcome::Outcome;
 use crate::own::Record;
 use crate::routes::Method;
 
+/// Bytes to come where nobody says how many.
+const UNKNOWN: u64 = u64::MAX;
+
 impl Record {
     /// The head of the answer is there. Whether that is all of it.
     #[inline]
@@ -26,10 +29,13 @@ impl Record {
         is_all
     }
 
-    /// A frame of the body is there. Whether that is all that was promised.
+    /// A frame of the body is there. Whether it may be the last one.
     #[inline]
     pub(crate) fn sent<D: Buf>(&mut self, frame: &Frame<D>) -> bool {
-        let Some(data) = frame.data_ref() else { return false };
+        let Some(data) = frame.data_ref() else { return true };
+        if self.account.to_come == UNKNOWN {
+            return true;
+        }
         self.account.to_come = self.account.to_come.saturating_sub(data.remaining() as u64);
         if self.account.to_come == 0 {
             self.completed();
@@ -88,9 +94,9 @@ fn is_bodiless(status: StatusCode) -> bool {
     status.as_u16() < 200 || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
-/// How many bytes the answer's header promises, `u64::MAX` where it does not say.
+/// How many bytes the answer's header promises.
 #[cold]
 fn promised(headers: &HeaderMap) -> u64 {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    length.unwrap_or(u64::MAX)
+    length.unwrap_or(UNKNOWN)
 }

@@ -64,9 +64,12 @@ impl<B: Body> Body for StallBody<B> {
         let polled = this.inner.as_mut().poll_frame(&mut Context::from_waker(waker));
         polling.end();
         let is_over = match &polled {
-            Poll::Pending => false,
             // The body is asked only where it may say yes: that is a call through a table.
-            Poll::Ready(Some(Ok(frame))) => record.sent(frame) && this.inner.is_end_stream(),
+            Poll::Ready(Some(Ok(frame))) if record.sent(frame) && this.inner.is_end_stream() => {
+                record.completed();
+                true
+            }
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => false,
             Poll::Ready(Some(Err(_))) => {
                 record.failed();
                 true
