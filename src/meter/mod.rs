@@ -271,25 +271,30 @@ fn other_poll(account: &Account, phase: Phase, end: u64) -> u64 {
     let start = account.poll_start & !INSIDE;
     let ticks = end.saturating_sub(start);
     account.cells.poll(&lane.common.bounds, phase, ticks);
-    if ticks > lane.common.limits.stall() {
-        held_long(account, phase, start, end);
-    }
+    let alone = blamed(lane, start, ticks);
     if start != account.poll_start {
         lane.slot.resume();
+    }
+    // Last, as it asks the subscriber, which may panic: then the slot is as it should be.
+    if let Some(alone) = alone {
+        stalled(account, Poll { route: account.route, phase, start, span: account.span, mark: 0 }, alone, end);
     }
     ticks
 }
 
-fn held_long(account: &Account, phase: Phase, start: u64, end: u64) {
-    let Account { lane, route, span, .. } = account;
-    let slot = &lane.slot;
-    // Time that polls inside have been blamed for already is not this one's too.
-    let inside = slot.stalled(start);
-    let alone = (end - start).saturating_sub(inside);
-    if alone > lane.common.limits.stall() {
-        slot.set_stalled(start, inside + alone);
-        stalled(account, Poll { route: *route, phase, start, span: *span, mark: 0 }, alone, end);
+/// How long a poll has stalled, if it has. Time that polls inside have been blamed for already is not this one's too.
+fn blamed(lane: &Lane, start: u64, ticks: u64) -> Option<u64> {
+    let threshold = lane.common.limits.stall();
+    if ticks <= threshold {
+        return None;
     }
+    let inside = lane.slot.stalled(start);
+    let alone = ticks.saturating_sub(inside);
+    if alone <= threshold {
+        return None;
+    }
+    lane.slot.set_stalled(start, inside + alone);
+    Some(alone)
 }
 
 /// A poll that held its thread longer than the threshold: one message to the reporter.
