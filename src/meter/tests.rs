@@ -94,3 +94,47 @@ fn a_clock_that_runs_backwards_adds_nothing() {
     assert_eq!((totals.schedule_delay.count(), totals.schedule_delay.ticks()), (1, 0));
     assert_eq!((totals.request_busy.ticks(), totals.request_duration.ticks()), (100, 0));
 }
+
+/// A subscriber of which nobody can ask anything.
+struct Panics;
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {}
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn current_span(&self) -> tracing_core::span::Current {
+        panic!("of no use")
+    }
+}
+
+#[test]
+fn a_subscriber_that_panics_at_a_stall_inside_another_poll_leaves_nothing_behind() {
+    let (time, shared) = setup();
+    let (mut outer, mut inner) = (Meter::task(&shared, "outer"), Meter::task(&shared, "inner"));
+    let lane = Arc::clone(&inner.record().unwrap().account.lane);
+    let mark = Mark::new();
+    let outside = outer.record().unwrap().call(&mark);
+    let inside = inner.record().unwrap().call(&mark);
+    time.fetch_add(2_000_000_000, Ordering::Relaxed);
+    let end = std::panic::AssertUnwindSafe(|| inside.end());
+    let ended = tracing::subscriber::with_default(Panics, || std::panic::catch_unwind(end));
+    assert!(ended.is_err(), "the stall is told in the span");
+    assert!(lane.slot.is_active(), "the outer poll goes on");
+    outside.end();
+    assert!(!lane.slot.is_active());
+}
