@@ -156,7 +156,8 @@
 //! - **`held_up` is an upper bound.** It counts what else was in flight, some of which may have run on other workers.
 //! - **Nested polls blame the innermost.** Where a measured poll runs inside another, an instrumented task around a server for
 //!   instance, the time of a stall is told of once, for the inner; the outer stalls if it holds the thread long enough by itself. Both count in
-//!   the histogram of polls. A request inside a request's own poll is measured once, as the outer one.
+//!   the histogram of polls. A request inside a request's own poll is measured once, as the outer one. With an instrumented task between the
+//!   two, both are. Of more than eight polls in each other the innermost and the outermost are told right, those between may be blamed for the same stall.
 //! - **`tower::buffer` between two layers of one monitor** moves the request to another task and hides the outer from the inner: it counts twice.
 //! - **A layer around a whole `Router`** sees requests before they are matched: all are `unmatched`. Use `Router::layer`.
 //! - **What no layer or `instrument` wraps has no name**: `tokio::spawn` inside a handler, TLS, the accept loop. If it holds a worker it is
