@@ -42,6 +42,10 @@ pub(crate) enum Missing {
     Running,
     /// It was not caught, or what was copied made no sense.
     NotCaught,
+    /// It ran for most of the time, and was caught in its sleep alone.
+    OnlyAsleep,
+    /// It slept for most of the time, and was caught while it ran alone.
+    OnlyRunning,
     /// The program has no line tables.
     Lines,
 }
@@ -247,6 +251,8 @@ impl Missing {
                 "no stack: the thread was running; with `stack_signals(true)` it is interrupted for an instant to copy it"
             }
             Self::NotCaught => "no stack: the thread was not caught, or its stack made no sense",
+            Self::OnlyAsleep => "no stack of where most of the time went: the thread was only caught asleep",
+            Self::OnlyRunning => "no stack of where most of the time went: the thread was only caught running",
             Self::Lines => {
                 "no lines: build with `debug = \"line-tables-only\"` in the profile, and do not strip the program"
             }

@@ -14,8 +14,8 @@ pub(crate) struct Watched {
     report_age: AtomicU64,
     /// The age at which its stack is due next, in ticks.
     capture_age: AtomicU64,
-    /// How often its stack was taken.
-    captures: AtomicU64,
+    /// Whether a stack was taken of it running, and asleep.
+    captured: [AtomicU64; 2],
     /// The last poll during which the I/O driver was seen to stand still. The rescuer's.
     pub(crate) starved: AtomicU64,
     /// The last poll during which the I/O driver was taken over after a nudge. The rescuer's.
@@ -74,7 +74,7 @@ impl Watched {
             set(&self.poll, start);
             set(&self.report_age, report_age);
             set(&self.capture_age, 0);
-            set(&self.captures, 0);
+            self.captured.iter().for_each(|captured| set(captured, 0));
         }
     }
 
@@ -90,22 +90,16 @@ impl Watched {
         true
     }
 
-    pub(crate) fn is_capture_due(&self, age: u64) -> bool {
-        age >= get(&self.capture_age)
+    /// Whether a stack is due of a thread that is asleep, or else runs. The first of each kind is at once: which of the two the cause
+    /// is comes out at the end.
+    pub(crate) fn is_capture_due(&self, age: u64, asleep: bool) -> bool {
+        age >= get(&self.capture_age) || get(&self.captured[usize::from(asleep)]) == 0
     }
 
-    /// Sets when the stack is due next.
-    pub(crate) fn next_capture(&self, age: u64) {
-        set(&self.capture_age, age);
-    }
-
-    /// How often the stack was taken so far.
-    pub(crate) fn captures(&self) -> u64 {
-        get(&self.captures)
-    }
-
-    pub(crate) fn captured(&self) {
-        set(&self.captures, get(&self.captures) + 1);
+    /// Notes that a stack was taken, or that there is none to be had of this kind, and at which age the next is due.
+    pub(crate) fn captured(&self, asleep: bool, next: u64) {
+        set(&self.captured[usize::from(asleep)], 1);
+        set(&self.capture_age, next);
     }
 
     /// Notes a look at the poll that began at `start`, with the counters of its worker: how often it was parked or unparked, and how
@@ -313,6 +307,20 @@ mod tests {
         assert!(!watched.is_handed_off(8));
         watched.note(9, &look(30, 0, 0, None), Some([7, 100]));
         assert!(watched.is_handed_off(9), "a parked worker polls nothing");
+    }
+
+    #[test]
+    fn the_first_stack_running_and_the_first_asleep_are_due_at_once() {
+        let watched = Watched::default();
+        let is_due = |age| [false, true].map(|asleep| watched.is_capture_due(age, asleep));
+        watched.begin(7, 100);
+        assert_eq!(is_due(20), [true, true]);
+        watched.captured(true, 40);
+        assert_eq!(is_due(25), [true, false]);
+        watched.captured(false, 50);
+        assert_eq!((is_due(49), is_due(50)), ([false, false], [true, true]));
+        watched.begin(8, 100);
+        assert_eq!(is_due(20), [true, true], "another poll");
     }
 
     #[test]

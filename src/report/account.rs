@@ -136,7 +136,9 @@ impl Measured<'_> {
             (None, Some(sample)) => sample.lacks_lines.then_some(Missing::Lines),
             (None, None) if matches!(cause, Cause::Preempted | Cause::Paused) => None,
             (None, None) if cause == Cause::Cpu && !shared.stack_signals => Some(Missing::Running),
-            (None, None) => Some(Missing::NotCaught),
+            (None, None) if self.samples.is_empty() => Some(Missing::NotCaught),
+            (None, None) if cause == Cause::Cpu => Some(Missing::OnlyAsleep),
+            (None, None) => Some(Missing::OnlyRunning),
         }
     }
 }

@@ -30,6 +30,7 @@ pub(crate) struct RawStack {
 // === impl Registers ===
 
 impl Registers {
+    pub(crate) const RAX: usize = 0;
     pub(crate) const RSP: usize = 7;
     pub(crate) const PC: usize = 16;
 

@@ -76,22 +76,19 @@ impl Examiner {
     fn capture_if_due(&mut self, stalled: &Stalled<'_>, target: &Target, report: bool) {
         let (watched, age) = (stalled.watched, stalled.age);
         let asleep = matches!(target.moment, Moment::Asleep(_));
-        let is_due = watched.is_capture_due(age) || (asleep && watched.captures() == 0);
-        let wanted = report || (is_due && age >= self.first_capture());
-        if self.shared.no_stacks.is_some() || !wanted {
+        let is_due = age >= self.first_capture() && watched.is_capture_due(age, asleep);
+        if self.shared.no_stacks.is_some() || !(report || is_due) {
             return;
         }
         let shared = &self.shared;
         let purpose = Purpose { of: stalled.of, age, mark: stalled.poll.mark };
         let is_taken = self.capturer.capture(&shared.captures, purpose, target, |of| shared.goes_on(of));
         if is_taken {
-            watched.captured();
             shared.inbox.captured();
         }
         // One that was torn, or has not answered, is tried again at the next look.
         if is_taken || !(asleep || shared.stack_signals) {
-            let pause = age.min(shared.clock.ticks(LONGEST_PAUSE));
-            watched.next_capture(age + pause);
+            watched.captured(asleep, age + age.min(shared.clock.ticks(LONGEST_PAUSE)));
         }
     }
 

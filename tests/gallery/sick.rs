@@ -38,6 +38,7 @@ pub(crate) fn router() -> Router {
         .route("/in-call", get_service(tower::service_fn(in_call)))
         .route("/drop-in-a-panic", get(drop_in_a_panic))
         .route("/busy-loop", get(busy_loop))
+        .route("/polling-loop", get(polling_loop))
         .route("/large-json", get(large_json))
         .route("/backtracking", get(backtracking))
         .route("/password-hash", get(password_hash))
@@ -206,6 +207,15 @@ async fn busy_loop() {
     while began.elapsed() < NAP {
         black_box(began); // sick: busy-loop
     } // sick: busy-loop, as is the line of the condition, 3 above
+}
+
+async fn polling_loop() {
+    let began = Instant::now();
+    while began.elapsed() < NAP {
+        let until = Instant::now() + Duration::from_micros(1_500);
+        while Instant::now() < until {} // sick: polling-loop
+        thread::sleep(Duration::from_micros(500));
+    }
 }
 
 async fn large_json() {

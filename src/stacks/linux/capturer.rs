@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::signal::{Answer, Asked, Interrupter, StackBounds};
+use super::syscall;
 use crate::cells::Subject;
 use crate::os::{self, Asleep, Descriptor, Moment};
 use crate::stacks::raw::{RawStack, Registers};
@@ -64,6 +65,8 @@ impl Capturer {
         let Some(mut pending) = self.pending.take() else { return false };
         let of = pending.purpose.of;
         let outcome = match pending.asked.poll(&mut pending.raw) {
+            // It fell asleep before the signal came. That is found at the next look, and where.
+            Answer::Copied if syscall::is_broken_off(&pending.raw.registers) => Outcome::Torn,
             Answer::Copied => {
                 pending.hand_over(captures);
                 return true;

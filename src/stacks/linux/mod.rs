@@ -9,6 +9,7 @@ mod prologue;
 mod resolver;
 mod signal;
 mod symbols;
+mod syscall;
 mod tables;
 mod trim;
 mod unwind;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::disposition::{INSTALLED, WithInfo, dispose, is_function, is_ours};
 use super::*;
+use crate::stacks::linux::syscall;
 
 /// A signal's handler is the whole process's: one test at a time.
 static SERIAL: Mutex<()> = Mutex::new(());
@@ -131,6 +132,19 @@ impl Target {
         }
     }
 
+    /// Asks until the thread has gone to sleep before the signal came.
+    fn is_found_asleep(&self, interrupter: &Interrupter) -> bool {
+        let (mut stack, start) = (RawStack::empty(), Instant::now());
+        while start.elapsed() < PATIENCE {
+            assert_eq!(self.capture(interrupter, &mut stack), Answer::Copied);
+            if syscall::is_broken_off(&stack.registers) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
     /// That `stack` is this thread's, with the bytes that are there.
     fn check(&self, stack: &RawStack) {
         let sp = stack.registers.get(Registers::RSP).unwrap();
@@ -198,6 +212,7 @@ fn a_busy_thread_is_copied() {
         target.check(&stack);
         assert!(is_code_of_this_executable(stack.registers.get(Registers::PC).unwrap()));
         assert!(stack.end() <= target.bounds.high);
+        assert!(!syscall::is_broken_off(&stack.registers));
     }
 }
 
@@ -499,9 +514,18 @@ fn a_read_goes_on_after_the_signal() {
             assert_eq!(target.capture(&interrupter, &mut stack), Answer::Copied);
             target.check(&stack);
         }
+        assert!(target.is_found_asleep(&interrupter));
         writer.write_all(&[byte]).unwrap();
         assert_eq!(result.recv_timeout(PATIENCE), Ok((1, byte)));
     }
+}
+
+/// The kernel does not take up a sleep for as long as was asked, but returns how much is left.
+#[test]
+fn a_sleep_is_broken_off_by_the_signal() {
+    let _alone = alone();
+    let interrupter = Interrupter::install().unwrap();
+    assert!(Target::spawn(|| (), || thread::sleep(LONG_ENOUGH)).is_found_asleep(&interrupter));
 }
 
 static SURROUNDINGS: AtomicUsize = AtomicUsize::new(0);
