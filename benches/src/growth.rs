@@ -24,7 +24,7 @@ pub fn part() -> Result<()> {
         "tower-stall, ns over `identity`",
         "cached handles",
         "axum-prometheus",
-        "tower-stall's cells, KiB",
+        "tower-stall on a thread, KiB",
         "scrape, ms",
         "lines",
         "reporter, ms of CPU a flush",
@@ -32,8 +32,14 @@ pub fn part() -> Result<()> {
     for count in [1, 10, 100, 512, 600] {
         routes.row(&in_child("routes", count)?);
     }
-    let mut flight =
-        Table::new(&["requests in flight", "a request, ns over `identity`", "bytes each, over `identity`"]);
+    let mut flight = Table::new(&[
+        "requests in flight",
+        "a request, ns over `identity`",
+        "bytes each, over `identity`",
+        "scrape, ms",
+        "lines",
+        "reporter, ms of CPU a flush",
+    ]);
     for count in [1, 100, 10_000] {
         flight.row(&in_child("flight", count)?);
     }
@@ -77,11 +83,9 @@ pub fn routes(count: usize) {
         let bytes = std::thread::spawn(move || {
             let waker = load::waker();
             let mut cx = Context::from_waker(&waker);
-            let begin = allocations::so_far().1;
+            let before = allocations::held();
             round(&mut router, &paths, &mut cx);
-            let first = allocations::so_far().1 - begin;
-            round(&mut router, &paths, &mut cx);
-            first as f64 - (allocations::so_far().1 - begin - first) as f64
+            (allocations::held() - before) as f64
         });
         bytes.join().expect("a thread") / 1024.0
     };
@@ -93,23 +97,31 @@ pub fn routes(count: usize) {
         }
         recorders.prometheus.run_upkeep();
     }
-    let reporter = proc::thread_cpu("tower-stall-report");
-    let ticks = 3;
-    for _ in 0..ticks * 10 {
-        round(&mut others[0], &paths, &mut cx);
+    let exports = exports(&recorders, || _ = round(&mut others[0], &paths, &mut cx));
+    let name = if count > 512 { format!("{count}, past the cap") } else { count.to_string() };
+    let mut cells_of_row = vec![name];
+    cells_of_row.extend(over.iter().map(|over| format!("{:+.0}", median(over))));
+    cells_of_row.push(format!("{cells:.0}"));
+    cells_of_row.extend(exports);
+    print_row(&cells_of_row);
+}
+
+/// What it takes to export, while there are requests: a scrape's time, its lines, and the reporter's time for a flush.
+fn exports(recorders: &Recorders, mut requests: impl FnMut()) -> [String; 3] {
+    const SECONDS: u32 = 3;
+    let reporter = || proc::thread_cpu("tower-stall-report");
+    let before = reporter();
+    for _ in 0..SECONDS * 10 {
+        requests();
         std::thread::sleep(Duration::from_millis(100));
     }
-    let reporter = (proc::thread_cpu("tower-stall-report") - reporter).as_secs_f64() * 1e3 / f64::from(ticks);
+    let reporter = (reporter() - before).as_secs_f64() * 1e3 / f64::from(SECONDS);
     recorders.prometheus.run_upkeep();
     let start = Instant::now();
     let text = recorders.prometheus.render();
     let scrape = start.elapsed().as_secs_f64() * 1e3;
     let lines = text.lines().filter(|line| line.starts_with("tower_stall_")).count();
-    let name = if count > 512 { format!("{count}, past the cap") } else { count.to_string() };
-    let mut cells_of_row = vec![name];
-    cells_of_row.extend(over.iter().map(|over| format!("{:+.0}", median(over))));
-    cells_of_row.extend([format!("{cells:.0}"), format!("{scrape:.1}"), lines.to_string(), format!("{reporter:.2}")]);
-    print_row(&cells_of_row);
+    [format!("{scrape:.1}"), lines.to_string(), format!("{reporter:.2}")]
 }
 
 /// Nanoseconds of a request, one to each path, or some times over.
@@ -142,7 +154,9 @@ pub fn flight(count: usize) {
     let [mut identity, mut own] =
         [Variant::Identity, Variant::TowerStall].map(|v| Subject::new(v, Work::Ready, &recorders));
     let over: Vec<f64> = (0..21).map(|_| -batch(&mut identity, &mut cx) + batch(&mut own, &mut cx)).collect();
-    print_row(&[count.to_string(), format!("{:+.0}", median(&over)), format!("{:+.0}", bytes - base)]);
+    let mut row = vec![count.to_string(), format!("{:+.0}", median(&over)), format!("{:+.0}", bytes - base)];
+    row.extend(exports(&recorders, || _ = batch(&mut own, &mut cx)));
+    print_row(&row);
 }
 
 fn batch(subject: &mut Subject, cx: &mut Context<'_>) -> f64 {

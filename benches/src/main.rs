@@ -3,6 +3,7 @@
 mod allocations;
 mod around;
 mod floor;
+mod gauges;
 mod growth;
 mod instructions;
 mod least;
@@ -47,7 +48,8 @@ fn main() -> Result<()> {
         ["child-memory", which] => growth::memory(which.parse()?),
         ["child-rate", rate] => rest::rate(rate.parse()?),
         ["child-sight", later] => rest::sight(later.parse()?),
-        ["child-report", _] => rest::report(),
+        ["child-gauge", stalls] => rest::gauge(stalls.parse()?),
+        ["child-report", stalls] => rest::report(stalls.parse()?),
         ["child-serve", variant, workers] => server::serve(variant, workers.parse()?),
         ["child-http2", which] => server::http2(which.parse()?),
         ["guard"] => instructions::guard(false)?,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tower_stall::{Cause, StallMonitor};
 
+use crate::gauges::Gauges;
 use crate::growth::{in_child, print_row};
 use crate::load::{self, Work};
 use crate::page::{self, Result, Table};
@@ -27,9 +28,12 @@ pub fn part() -> Result<()> {
     for later in [1, 2, 5, 10] {
         sight.row(&in_child("sight", later)?);
     }
-    let mut reports = Table::new(&["a stall that lasts is reported at 1 s and", "half of them", "nine of ten", "all"]);
-    reports.row(&in_child("report", 0)?);
-    page::write("watching", &format!("{table}\n{sight}\n{reports}"))
+    let mut moments = Table::new(&["a stall that lasts", "half of them", "90 of 100", "99 of 100", "all"]);
+    for stalls in [1, 300] {
+        moments.row(&in_child("gauge", stalls)?);
+    }
+    moments.row(&in_child("report", 30)?);
+    page::write("watching", &format!("{table}\n{sight}\n{moments}"))
 }
 
 /// So many requests a second, in bunches each 2 ms.
@@ -85,9 +89,40 @@ pub fn sight(later: usize) {
     print_row(&[format!("{later} ms"), STALLS.to_string(), format!("{causes} %"), format!("{lines} %")]);
 }
 
+/// How long after the threshold the gauge of stalls in progress has risen.
+pub fn gauge(stalls: usize) {
+    const THRESHOLD: Duration = Duration::from_millis(25);
+    let (rise, rises) = mpsc::channel();
+    metrics::set_global_recorder(Gauges::new("tower_stall_in_progress_seconds", rise)).expect("the first recorder");
+    let runtime = runtime();
+    let monitor = StallMonitor::builder().runtime(runtime.handle().clone()).stall_threshold(THRESHOLD);
+    let monitor = monitor.spawn().expect("a monitor");
+    let mut late = Vec::with_capacity(stalls);
+    // The first stall of a process is told apart.
+    let first = usize::from(stalls > 1);
+    for at in 0..first + stalls {
+        // So that the stalls begin at any moment between two looks.
+        std::thread::sleep(Duration::from_micros(20_000 + (at as u64 * 617) % 5_000));
+        let stall = monitor.instrument("stall", async {
+            let start = Instant::now();
+            std::thread::sleep(4 * THRESHOLD);
+            start
+        });
+        let start = runtime.block_on(runtime.spawn(stall)).expect("a task");
+        let risen = rises.try_iter().find(|risen| *risen > start).expect("a stall that is seen");
+        late.push((risen - start).as_secs_f64() * 1e3 - THRESHOLD.as_secs_f64() * 1e3);
+    }
+    print_late("is in `tower_stall_in_progress_seconds`, after the threshold", &late[first..]);
+}
+
+fn print_late(name: &str, late: &[f64]) {
+    let at = |part| format!("{:.1} ms", quantile(late, part));
+    let of = if late.len() == 1 { "the first stall of a process".to_owned() } else { format!("{} stalls", late.len()) };
+    print_row(&[format!("{name} ({of})"), at(0.5), at(0.9), at(0.99), at(1.0)]);
+}
+
 /// How late the report of a stall in progress comes.
-pub fn report() {
-    const STALLS: usize = 12;
+pub fn report(stalls: usize) {
     let runtime = runtime();
     let (tell, told) = mpsc::channel();
     let monitor = StallMonitor::builder().runtime(runtime.handle().clone()).on_stall(move |stall| {
@@ -96,13 +131,12 @@ pub fn report() {
         }
     });
     let monitor = monitor.reports_per_minute(u32::MAX).spawn().expect("a monitor");
-    for _ in 0..STALLS {
+    for _ in 0..stalls {
         let stall = monitor.instrument("stall", async { std::thread::sleep(Duration::from_millis(1_100)) });
         runtime.block_on(runtime.spawn(stall)).expect("a task");
     }
-    let late: Vec<f64> = told.iter().take(STALLS).collect();
-    let at = |part| format!("{:.1} ms", quantile(&late, part));
-    print_row(&[format!("({STALLS} stalls)"), at(0.5), at(0.9), at(1.0)]);
+    let late: Vec<f64> = told.iter().take(stalls).collect();
+    print_late("is reported, after 1 s", &late);
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -68,7 +68,7 @@ impl StallMonitorBuilder {
     /// How many distinct (method, route) pairs are told apart, from 1 to 16384. **Defaults to** 512.
     ///
     /// Requests of any further pair count under the route `overflow`, and in `tower_stall_routes_overflowed_total`; each takes a
-    /// shared lock for reading. Each pair costs about 1.5 KiB for each thread that serves it, and up to 80 histogram series.
+    /// shared lock for reading. Each pair costs about 2 KiB for each thread that serves it, and up to 80 histogram series.
     pub fn max_routes(mut self, routes: usize) -> Self {
         self.max_routes = routes;
         self

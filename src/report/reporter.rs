@@ -84,11 +84,13 @@ impl Reporter {
 
     fn work(&mut self, closed: bool) {
         self.throttling.read();
-        self.tell(closed);
-        if self.shared.inbox.take_flush() || closed {
+        // First: the gauges of stalls in progress do not wait for a stack to become readable, which takes long at the first one.
+        if self.shared.inbox.take_flush() {
             self.exporter.flush(&self.shared, &self.board);
         }
+        self.tell(closed);
         if closed {
+            self.exporter.flush(&self.shared, &self.board);
             self.exporter.close();
         }
     }

@@ -23,13 +23,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Examiner {
     shared: Arc<Shared>,
     capturer: Capturer,
+    /// There are stacks that the reporter was not told of.
+    captured: bool,
     metrics: RuntimeMetrics,
 }
 
 impl Examiner {
     pub(super) fn new(shared: Arc<Shared>, capturer: Capturer) -> Self {
         let metrics = shared.runtime.metrics();
-        Self { shared, capturer, metrics }
+        Self { shared, capturer, captured: false, metrics }
     }
 
     /// Looks at a measured poll, from an age on at which one just past the threshold will have a cause and a line, too.
@@ -83,9 +85,7 @@ impl Examiner {
         let shared = &self.shared;
         let purpose = Purpose { of: stalled.of, age, mark: stalled.poll.mark };
         let is_taken = self.capturer.capture(&shared.captures, purpose, target, |of| shared.goes_on(of));
-        if is_taken {
-            shared.inbox.captured();
-        }
+        self.captured |= is_taken;
         // One that was torn, or has not answered, is tried again at the next look.
         if is_taken || !(asleep || shared.stack_signals) {
             watched.captured(asleep, age + age.min(shared.clock.ticks(LONGEST_PAUSE)));
@@ -95,9 +95,12 @@ impl Examiner {
     /// Takes in what a signal has brought since the last look.
     pub(super) fn collect(&mut self) {
         let shared = &self.shared;
-        if self.capturer.collect(&shared.captures, |subject| shared.goes_on(subject)) {
-            shared.inbox.captured();
-        }
+        self.captured |= self.capturer.collect(&shared.captures, |subject| shared.goes_on(subject));
+    }
+
+    /// Whether stacks were taken since this was last asked.
+    pub(super) fn take_captured(&mut self) -> bool {
+        std::mem::take(&mut self.captured)
     }
 
     /// From this age on a poll is looked at, in ticks.

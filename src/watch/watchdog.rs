@@ -18,6 +18,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The longest pause between two looks while something is polled.
 pub(super) const LONGEST_TICK: Duration = Duration::from_millis(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
+/// What is seen so much later than it might be is seen for sure.
+const MOMENT: Duration = Duration::from_micros(50);
 /// How long nothing must have been polled before the watchdog sleeps.
 const QUIET: Duration = Duration::from_millis(100);
 /// The pause between two looks while it sleeps.
@@ -46,6 +48,8 @@ pub(crate) struct Watchdog {
     flushed_at: Instant,
     woken_at: Instant,
     stalled: usize,
+    /// How many ticks after the last look the next poll is a stall.
+    next_stall: u64,
     mood: Mood,
 }
 
@@ -65,6 +69,8 @@ struct Look {
     polling: bool,
     suspects: bool,
     stalled: usize,
+    /// How many ticks later the next poll is a stall.
+    next_stall: u64,
 }
 
 // === impl Pulse ===
@@ -96,6 +102,7 @@ impl Watchdog {
             flushed_at: now,
             woken_at: now,
             stalled: 0,
+            next_stall: u64::MAX,
             mood: Mood::Awake,
             shared,
             pulse,
@@ -133,23 +140,29 @@ impl Watchdog {
         // The gauges of stalls in progress rise at once, and what was counted last goes over before sleep.
         let news = look.stalled > self.stalled || self.mood == Mood::Drowsy;
         self.stalled = look.stalled;
+        self.next_stall = look.next_stall;
         let due = if self.mood == Mood::Asleep { BEAT } else { FLUSH };
+        let captured = self.examiner.take_captured();
         if news || now.saturating_duration_since(self.flushed_at) >= due {
             self.flushed_at = now;
             self.shared.inbox.flush();
+        } else if captured && look.stalled > 0 {
+            // Stacks of polls that are no stalls yet wait until they are.
+            self.shared.inbox.captured();
         }
     }
 
     fn look(&mut self) -> Look {
-        let mut look = Look::default();
+        let mut look = Look { next_stall: u64::MAX, ..Look::default() };
         let shared = &self.shared;
-        let rescue = shared.clock.ticks(SUSPECT);
+        let (rescue, threshold) = (shared.clock.ticks(SUSPECT), shared.threshold());
         for lane in shared.lanes.iter() {
             look.activity = look.activity.wrapping_add(lane.slot.activity());
         }
         for (lane, poll, age) in shared.polling() {
             look.polling = true;
             look.suspects |= age >= rescue;
+            look.next_stall = look.next_stall.min(threshold.checked_sub(age).unwrap_or(u64::MAX));
             self.examiner.examine(lane, poll, age);
         }
         look.polling |= self.workers.look(&mut self.examiner);
@@ -186,9 +199,30 @@ impl Watchdog {
         self.health.note(&self.shared, since.elapsed().saturating_sub(pause));
     }
 
-    /// A fraction of the threshold, so that short thresholds are seen in time too.
     fn period(&self) -> Duration {
-        let threshold = self.shared.clock.duration(self.shared.threshold());
-        (threshold / 4).clamp(SHORTEST_TICK, LONGEST_TICK)
+        let threshold = self.shared.threshold();
+        let duration = |ticks| self.shared.clock.duration(ticks);
+        period(duration(threshold), duration(self.next_stall.min(threshold)))
+    }
+}
+
+/// The pause after a look: a fraction of the threshold, so that short thresholds are seen in time too, and no longer than `left`, until a
+/// poll becomes a stall.
+fn period(threshold: Duration, left: Duration) -> Duration {
+    (threshold / 4).clamp(SHORTEST_TICK, LONGEST_TICK).min(left + MOMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_soon_and_right_after_the_next_stall() {
+        let micros = Duration::from_micros;
+        assert_eq!(period(micros(25_000), micros(25_000)), LONGEST_TICK);
+        assert_eq!(period(micros(25_000), micros(2_000)), micros(2_000) + MOMENT);
+        assert_eq!(period(micros(8_000), micros(8_000)), micros(2_000));
+        assert_eq!(period(micros(1_000), micros(1_000)), SHORTEST_TICK);
+        assert_eq!(period(micros(1_000), micros(0)), MOMENT);
     }
 }
