@@ -29,11 +29,17 @@ pub(crate) const BUCKETS: usize = BOUNDS_NANOS.len() + 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds([u64; BOUNDS_NANOS.len()]);
 
-/// A histogram that one thread at a time adds to and any thread reads.
+/// Histograms that one thread at a time adds to and any thread reads, by their numbers.
+///
+/// The first buckets of all of them lie beside each other: nearly all samples are short, so few cache lines are written to.
 #[derive(Debug)]
-pub(crate) struct Histogram {
-    buckets: [Bucket; BUCKETS],
+pub(crate) struct Histograms<const N: usize> {
+    buckets: [[Bucket; N]; BUCKETS],
 }
+
+/// A histogram by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram(Histograms<1>);
 
 #[derive(Debug, Default)]
 struct Bucket {
@@ -73,38 +79,51 @@ impl Bounds {
     }
 }
 
-// === impl Histogram ===
+// === impl Histograms ===
 
-impl Histogram {
-    /// Adds one sample. Only the thread that owns the histogram may call this.
+impl<const N: usize> Histograms<N> {
+    /// Adds one sample to one of them. Only the thread that owns them may call this.
     #[inline]
-    pub(crate) fn add(&self, bounds: &Bounds, ticks: u64) {
-        // Nearly all samples are short.
-        if ticks <= bounds.first() { self.add_to_first(ticks) } else { self.add_long(bounds, ticks) }
+    pub(crate) fn add(&self, to: usize, bounds: &Bounds, ticks: u64) {
+        if ticks <= bounds.first() { self.add_to_first(to, ticks) } else { self.add_long(to, bounds, ticks) }
     }
 
     #[cold]
-    fn add_long(&self, bounds: &Bounds, ticks: u64) {
-        self.buckets[bounds.bucket(ticks)].add(ticks);
+    fn add_long(&self, to: usize, bounds: &Bounds, ticks: u64) {
+        self.buckets[bounds.bucket(ticks)][to].add(ticks);
     }
 
     /// Adds one sample that belongs into the first bucket. Only the owner may call this.
     #[inline]
-    pub(crate) fn add_to_first(&self, ticks: u64) {
-        self.buckets[0].add(ticks);
+    pub(crate) fn add_to_first(&self, to: usize, ticks: u64) {
+        self.buckets[0][to].add(ticks);
     }
 
-    /// Adds what the histogram holds to `samples`.
-    pub(crate) fn read_into(&self, samples: &mut Samples) {
-        for (bucket, sum) in self.buckets.iter().zip(&mut samples.buckets) {
-            bucket.read_into(sum);
+    /// Adds what one of them holds to `samples`.
+    pub(crate) fn read_into(&self, of: usize, samples: &mut Samples) {
+        for (buckets, sum) in self.buckets.iter().zip(&mut samples.buckets) {
+            buckets[of].read_into(sum);
         }
     }
 }
 
-impl Default for Histogram {
+impl<const N: usize> Default for Histograms<N> {
     fn default() -> Self {
-        Self { buckets: std::array::from_fn(|_| Bucket::default()) }
+        Self { buckets: std::array::from_fn(|_| std::array::from_fn(|_| Bucket::default())) }
+    }
+}
+
+// === impl Histogram ===
+
+impl Histogram {
+    /// Adds one sample. Only the thread that owns the histogram may call this.
+    pub(crate) fn add(&self, bounds: &Bounds, ticks: u64) {
+        self.0.add(0, bounds, ticks);
+    }
+
+    /// Adds what the histogram holds to `samples`.
+    pub(crate) fn read_into(&self, samples: &mut Samples) {
+        self.0.read_into(0, samples);
     }
 }
 
