@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Re
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 /// The exporter's recorder, drained whenever this many samples wait in it: 16 bytes each.
-const MOST_WAITING: usize = 32_768;
+const MOST_WAITING: usize = 16_384;
 
 #[derive(Debug)]
 pub(super) struct DrainingRecorder {
