@@ -30,16 +30,51 @@ impl std::fmt::Display for Table {
     }
 }
 
-/// Puts `text` between the marks of `part`, with what it was measured on.
+/// Puts `text` between the marks of `part`, with what it was measured on, and says which versions that are.
 pub fn write(part: &str, text: &str) -> Result<()> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../BENCHMARKS.md");
-    let page = std::fs::read_to_string(&path)?;
+    let page = std::fs::read_to_string(at_root("BENCHMARKS.md"))?;
+    let page = replace(&page, part, &format!("{}\n{}", text.trim_end(), machine()))?;
+    let page = replace(&page, "versions", &versions(&std::fs::read_to_string(at_root("Cargo.lock"))?))?;
+    std::fs::write(at_root("BENCHMARKS.md"), page)?;
+    Ok(())
+}
+
+fn at_root(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
+}
+
+fn replace(page: &str, part: &str, text: &str) -> Result<String> {
     let (begin, end) = (format!("<!-- {part} -->"), format!("<!-- /{part} -->"));
     let (before, rest) = page.split_once(&begin).ok_or_else(|| format!("no mark {begin}"))?;
     let (_, after) = rest.split_once(&end).ok_or_else(|| format!("no mark {end}"))?;
-    let text = format!("{before}{begin}\n{}\n{}{end}{after}", text.trim_end(), machine());
-    std::fs::write(path, text)?;
-    Ok(())
+    Ok(format!("{before}{begin}\n{text}{end}{after}"))
+}
+
+/// Those of the neighbours, and of what all of them stand on.
+fn versions(lock: &str) -> String {
+    const SHOWN: [&str; 15] = [
+        "axum",
+        "hyper",
+        "tokio",
+        "tower",
+        "tracing",
+        "tracing-subscriber",
+        "tokio-metrics",
+        "metrics",
+        "metrics-exporter-prometheus",
+        "axum-prometheus",
+        "tower-http",
+        "opentelemetry",
+        "opentelemetry-instrumentation-tower",
+        "axum-otel-metrics",
+        "quanta",
+    ];
+    let of = |name: &&str| {
+        let packages = lock.split("[[package]]").filter(|package| package.contains(&format!("\nname = \"{name}\"\n")));
+        let versions = packages.filter_map(|package| package.split("version = \"").nth(1)?.split('"').next());
+        format!("{name} {}", versions.collect::<Vec<_>>().join(" and "))
+    };
+    format!("{}.\n", SHOWN.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 fn machine() -> String {
