@@ -129,8 +129,8 @@
 //!   do. [`prometheus::serve`] adds one for the process.
 //! - It has two tasks inside the runtime, which count among its alive tasks: the lag probe and the rescue's sentinel.
 //! - Idle, that is some eighteen wake-ups a second, sixteen of them the lag probe's. Under traffic the watchdog looks every 5 ms, and more often,
-//!   down to every millisecond, with a threshold under 20 ms. It looks right after a poll has become a stall, too: half a millisecond later the
-//!   gauge of stalls in progress has risen, on a machine with a core to spare.
+//!   down to every millisecond, with a threshold under 20 ms. It looks right after a measured poll has become a stall, too: half a millisecond
+//!   later, as a rule, the gauge of stalls in progress has risen, on a machine with a core to spare.
 //! - Memory is about 2 KiB for each route on each thread that serves it, 15 KiB for each thread, and a few hundred KiB for each monitor. It
 //!   does not grow with the number of requests.
 //!
@@ -143,8 +143,8 @@
 //!   runtime so busy that no worker ever parks, one that burns CPU may be told as a stall. One that has held its worker
 //!   before it gives it away is a stall up to then, as far as stacks were taken. One that finds no thread left in the blocking pool to give
 //!   its worker to counts as handed off all the same.
-//! - **A line is a sample.** The stack is taken shortly before the threshold, whenever the age has doubled, and each second. The report shows the
-//!   line where most of that time went; what came and went between two samples is not seen.
+//! - **A line is a sample.** The stack is taken shortly before the threshold, whenever the age has doubled, and each second; of a thread that runs and
+//!   sleeps by turns, of each of the two. The report shows the line where most of that time went; what came and went between two samples is not seen.
 //! - **Lines after optimization.** Inlined functions are told apart, but the compiler may fold equal functions into one, under either name
 //!   (`TcpStream::read` may show as `UdpSocket::recv`), and a loop's line may be any of its body. Trust the application's lines more than names.
 //!   Without line tables (`debug = "line-tables-only"`) there are functions at best, and without symbols only addresses; the report says so.

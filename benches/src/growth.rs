@@ -27,7 +27,7 @@ pub fn part() -> Result<()> {
         "tower-stall on a thread, KiB",
         "scrape, ms",
         "lines",
-        "reporter, ms of CPU a flush",
+        "reporter, ms of CPU a second",
     ]);
     for count in [1, 10, 100, 512, 600] {
         routes.row(&in_child("routes", count)?);
@@ -38,7 +38,7 @@ pub fn part() -> Result<()> {
         "bytes each, over `identity`",
         "scrape, ms",
         "lines",
-        "reporter, ms of CPU a flush",
+        "reporter, ms of CPU a second",
     ]);
     for count in [1, 100, 10_000] {
         flight.row(&in_child("flight", count)?);
@@ -106,7 +106,7 @@ pub fn routes(count: usize) {
     print_row(&cells_of_row);
 }
 
-/// What it takes to export, while there are requests: a scrape's time, its lines, and the reporter's time for a flush.
+/// What it takes to export, while there are requests: a scrape's time, its lines, and the reporter's time in a second.
 fn exports(recorders: &Recorders, mut requests: impl FnMut()) -> [String; 3] {
     const SECONDS: u32 = 3;
     let reporter = || proc::thread_cpu("tower-stall-report");
@@ -194,7 +194,7 @@ pub fn memory(which: usize) {
     subject.warm_up(1_000, &mut cx);
     let before = proc::resident_mib();
     subject.warm_up(POLLS / each, &mut cx);
-    // The reporter hands over once a second, at most.
+    // The reporter hands over once a second, at least.
     std::thread::sleep(Duration::from_millis(2_500));
     print_row(&[name.to_owned(), format!("{before:.1}"), format!("{:.1}", proc::resident_mib())]);
 }

@@ -12,10 +12,8 @@ pub(crate) struct Watched {
     /// The poll whose next report is due at `report_age`, in ticks.
     poll: AtomicU64,
     report_age: AtomicU64,
-    /// The age at which its stack is due next, in ticks.
-    capture_age: AtomicU64,
-    /// Whether a stack was taken of it running, and asleep.
-    captured: [AtomicU64; 2],
+    /// The ages at which a stack of it running and one asleep are due next, in ticks.
+    capture_ages: [AtomicU64; 2],
     /// The last poll during which the I/O driver was seen to stand still. The rescuer's.
     pub(crate) starved: AtomicU64,
     /// The last poll during which the I/O driver was taken over after a nudge. The rescuer's.
@@ -73,8 +71,7 @@ impl Watched {
         if get(&self.poll) != start {
             set(&self.poll, start);
             set(&self.report_age, report_age);
-            set(&self.capture_age, 0);
-            self.captured.iter().for_each(|captured| set(captured, 0));
+            self.capture_ages.iter().for_each(|age| set(age, 0));
         }
     }
 
@@ -90,16 +87,15 @@ impl Watched {
         true
     }
 
-    /// Whether a stack is due of a thread that is asleep, or else runs. The first of each kind is at once: which of the two the cause
-    /// is comes out at the end.
+    /// Whether a stack is due of a thread that is asleep, or else runs. Each kind by itself: which of the two the cause is comes out
+    /// at the end.
     pub(crate) fn is_capture_due(&self, age: u64, asleep: bool) -> bool {
-        age >= get(&self.capture_age) || get(&self.captured[usize::from(asleep)]) == 0
+        age >= get(&self.capture_ages[usize::from(asleep)])
     }
 
     /// Notes that a stack was taken, or that there is none to be had of this kind, and at which age the next is due.
     pub(crate) fn captured(&self, asleep: bool, next: u64) {
-        set(&self.captured[usize::from(asleep)], 1);
-        set(&self.capture_age, next);
+        set(&self.capture_ages[usize::from(asleep)], next);
     }
 
     /// Notes a look at the poll that began at `start`, with the counters of its worker: how often it was parked or unparked, and how
@@ -310,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_stack_running_and_the_first_asleep_are_due_at_once() {
+    fn stacks_running_and_asleep_are_due_each_by_itself() {
         let watched = Watched::default();
         let is_due = |age| [false, true].map(|asleep| watched.is_capture_due(age, asleep));
         watched.begin(7, 100);
@@ -318,7 +314,7 @@ mod tests {
         watched.captured(true, 40);
         assert_eq!(is_due(25), [true, false]);
         watched.captured(false, 50);
-        assert_eq!((is_due(49), is_due(50)), ([false, false], [true, true]));
+        assert_eq!([39, 40, 50].map(is_due), [[false, false], [false, true], [true, true]]);
         watched.begin(8, 100);
         assert_eq!(is_due(20), [true, true], "another poll");
     }

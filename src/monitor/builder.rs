@@ -44,8 +44,8 @@ impl StallMonitorBuilder {
 
     /// A poll that takes longer is a stall. **Defaults to** 25 ms. Wall clock, monotonic; more than a day is taken as a day.
     ///
-    /// A stall that lasts is seen at most 10 ms after it has passed the threshold on a machine that is not overloaded. Under 4 ms the
-    /// watchdog looks once a millisecond, which costs more.
+    /// A stall that lasts is seen within a millisecond after it has passed the threshold on a machine that is not overloaded, and one of a
+    /// task that nobody measures within 10 ms. Under 4 ms the watchdog looks once a millisecond, or twice, which costs more.
     pub fn stall_threshold(mut self, threshold: Duration) -> Self {
         self.stall_threshold = threshold;
         self

@@ -103,8 +103,9 @@ impl Reporter {
         }
         // After the finished ones: a stall that the watchdog has looked past has all its stacks here now.
         let looked = if closed { u64::MAX } else { shared.looked() };
+        let mut handed_off = false;
         while let Some(capture) = shared.captures.next() {
-            self.develop(capture);
+            handed_off |= self.develop(capture);
         }
         while let Some(sighting) = shared.inbox.next_sighting() {
             self.in_progress(&sighting);
@@ -113,7 +114,7 @@ impl Reporter {
             self.finished(finished);
             ended = true;
         }
-        if ended {
+        if ended || handed_off {
             // The gauges of stalls in progress fall at once.
             self.exporter.flush(&shared, &self.board);
         }
@@ -126,11 +127,12 @@ impl Reporter {
         is_ready.then(|| self.waiting.pop_front()).flatten().map(|(_, finished)| finished)
     }
 
-    /// Makes a copied stack readable.
-    fn develop(&mut self, capture: Capture) {
+    /// Makes a copied stack readable. Whether it says that the poll has given its worker away.
+    fn develop(&mut self, capture: Capture) -> bool {
         let resolved = self.resolver.resolve(&capture);
         let purpose = capture.purpose;
         self.shared.captures.count(if resolved.is_some() { Outcome::Captured } else { Outcome::Torn });
+        let mut handed_off = false;
         if let Some(resolved) = resolved {
             // A thread that was a worker once, and gave that away, holds nobody up whatever it does.
             let is_former_worker = purpose.mark == u64::MAX && !resolved.is_on_worker;
@@ -142,12 +144,14 @@ impl Reporter {
                 descriptor: capture.descriptor.map(|descriptor| descriptor.as_str().into()),
                 frames: resolved.frames.into(),
             };
-            if sample.handed_off {
+            handed_off = sample.handed_off;
+            if handed_off {
                 self.shared.hand_off(purpose.of);
             }
             self.board.read().samples.add(purpose.of, sample);
         }
         self.shared.captures.give_back(capture.raw);
+        handed_off
     }
 
     fn in_progress(&mut self, sighting: &Sighting) {

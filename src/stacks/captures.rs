@@ -84,6 +84,11 @@ impl Captures {
         self.blank.pop()
     }
 
+    /// Whether there is not much room left for copies.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.blank.len() < Self::MOST / 2
+    }
+
     pub(crate) fn hand_over(&self, capture: Capture) {
         // There are no more copies than there is room for.
         let _ = self.taken.push(capture);

@@ -18,6 +18,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The longest pause between two looks while something is polled.
 pub(super) const LONGEST_TICK: Duration = Duration::from_millis(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
+/// The shortest pause where a poll is about to become a stall.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 /// What is seen so much later than it might be is seen for sure.
 const MOMENT: Duration = Duration::from_micros(50);
 /// How long nothing must have been polled before the watchdog sleeps.
@@ -48,7 +50,7 @@ pub(crate) struct Watchdog {
     flushed_at: Instant,
     woken_at: Instant,
     stalled: usize,
-    /// How many ticks after the last look the next poll is a stall.
+    /// When the next poll becomes a stall, in ticks.
     next_stall: u64,
     mood: Mood,
 }
@@ -69,7 +71,7 @@ struct Look {
     polling: bool,
     suspects: bool,
     stalled: usize,
-    /// How many ticks later the next poll is a stall.
+    /// When the next poll becomes a stall, in ticks.
     next_stall: u64,
 }
 
@@ -146,8 +148,8 @@ impl Watchdog {
         if news || now.saturating_duration_since(self.flushed_at) >= due {
             self.flushed_at = now;
             self.shared.inbox.flush();
-        } else if captured && look.stalled > 0 {
-            // Stacks of polls that are no stalls yet wait until they are.
+        } else if captured && (look.stalled > 0 || self.shared.captures.is_scarce()) {
+            // Stacks of polls that are no stalls yet wait until they are, if there is room.
             self.shared.inbox.captured();
         }
     }
@@ -162,7 +164,9 @@ impl Watchdog {
         for (lane, poll, age) in shared.polling() {
             look.polling = true;
             look.suspects |= age >= rescue;
-            look.next_stall = look.next_stall.min(threshold.checked_sub(age).unwrap_or(u64::MAX));
+            if age <= threshold {
+                look.next_stall = look.next_stall.min(poll.start.saturating_add(threshold));
+            }
             self.examiner.examine(lane, poll, age);
         }
         look.polling |= self.workers.look(&mut self.examiner);
@@ -200,16 +204,16 @@ impl Watchdog {
     }
 
     fn period(&self) -> Duration {
-        let threshold = self.shared.threshold();
-        let duration = |ticks| self.shared.clock.duration(ticks);
-        period(duration(threshold), duration(self.next_stall.min(threshold)))
+        let (clock, threshold) = (&self.shared.clock, self.shared.threshold());
+        let left = self.next_stall.saturating_sub(clock.now()).min(threshold);
+        period(clock.duration(threshold), clock.duration(left))
     }
 }
 
-/// The pause after a look: a fraction of the threshold, so that short thresholds are seen in time too, and no longer than `left`, until a
-/// poll becomes a stall.
+/// The pause after a look: a fraction of the threshold, so that short thresholds are seen in time too, and hardly longer than `left`, until
+/// a poll becomes a stall.
 fn period(threshold: Duration, left: Duration) -> Duration {
-    (threshold / 4).clamp(SHORTEST_TICK, LONGEST_TICK).min(left + MOMENT)
+    (threshold / 4).clamp(SHORTEST_TICK, LONGEST_TICK).min((left + MOMENT).max(SHORTEST_PAUSE))
 }
 
 #[cfg(test)]
@@ -223,6 +227,6 @@ mod tests {
         assert_eq!(period(micros(25_000), micros(2_000)), micros(2_000) + MOMENT);
         assert_eq!(period(micros(8_000), micros(8_000)), micros(2_000));
         assert_eq!(period(micros(1_000), micros(1_000)), SHORTEST_TICK);
-        assert_eq!(period(micros(1_000), micros(0)), MOMENT);
+        assert_eq!(period(micros(1_000), micros(0)), SHORTEST_PAUSE);
     }
 }
