@@ -211,11 +211,13 @@ async fn busy_loop() {
 
 async fn polling_loop() {
     let began = Instant::now();
+    // sick: polling-loop, from here
     while began.elapsed() < NAP {
         let until = Instant::now() + Duration::from_micros(1_500);
-        while Instant::now() < until {} // sick: polling-loop
+        while Instant::now() < until {}
         thread::sleep(Duration::from_micros(500));
     }
+    // sick: polling-loop, to here
 }
 
 async fn large_json() {
