@@ -75,7 +75,7 @@ pub fn routes(count: usize) {
     let build = |variant: Variant| variant.around(load::many_routes(count), &recorders).with_state(());
     let mut identity = build(Variant::Identity);
     let mut others = COMPARED.map(build);
-    let cells = {
+    let held = {
         let fresh = recorders.monitor.clone();
         let mut router = load::many_routes(count).layer(fresh.layer()).with_state(());
         let paths = paths.clone();
@@ -99,11 +99,11 @@ pub fn routes(count: usize) {
     }
     let exports = exports(&recorders, || _ = round(&mut others[0], &paths, &mut cx));
     let name = if count > 512 { format!("{count}, past the cap") } else { count.to_string() };
-    let mut cells_of_row = vec![name];
-    cells_of_row.extend(over.iter().map(|over| format!("{:+.0}", median(over))));
-    cells_of_row.push(format!("{cells:.0}"));
-    cells_of_row.extend(exports);
-    print_row(&cells_of_row);
+    let mut row = vec![name];
+    row.extend(over.iter().map(|over| format!("{:+.0}", median(over))));
+    row.push(format!("{held:.0}"));
+    row.extend(exports);
+    print_row(&row);
 }
 
 /// What it takes to export, while there are requests: a scrape's time, its lines, and the reporter's time in a second.
