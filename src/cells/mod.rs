@@ -147,3 +147,17 @@ impl Totals {
         all
     }
 }
+
+#[cfg(all(test, not(tower_stall_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_short_polls_writes_to_three_cache_lines() {
+        const FIRST_BUCKETS: usize = (UNREPORTED_STALLS + 1) * 2 * size_of::<u64>();
+        assert!(std::mem::offset_of!(RouteCells, histograms) + FIRST_BUCKETS <= 3 * 64);
+        let cells = RouteCells::default();
+        let place = std::ptr::from_ref(&cells).addr();
+        assert_eq!((place % 64, std::ptr::from_ref(&cells.started).addr() - place), (0, 0));
+    }
+}

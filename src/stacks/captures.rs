@@ -114,3 +114,19 @@ impl Captures {
         Outcome::ALL.map(|outcome| self.outcomes[outcome as usize].load(Ordering::Relaxed))
     }
 }
+
+#[cfg(all(test, not(tower_stall_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_scarce_when_more_than_half_are_under_way() {
+        let captures = Captures::new(true);
+        let mut under_way: Vec<_> = (0..Captures::MOST / 2).filter_map(|_| captures.blank()).collect();
+        assert!(!captures.is_scarce());
+        under_way.extend(captures.blank());
+        assert!(captures.is_scarce());
+        under_way.into_iter().for_each(|raw| captures.give_back(raw));
+        assert!(!captures.is_scarce());
+    }
+}
