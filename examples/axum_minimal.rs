@@ -1,6 +1,6 @@
-//! The whole set-up: an exporter, a monitor, a layer.
+//! The complete setup for axum: a subscriber, a monitor, an exporter and a layer.
 //!
-//! Run with `cargo run --example axum_minimal`, then
+//! Run it with `cargo run --example axum_minimal`, then
 //!
 //! ```text
 //! curl http://127.0.0.1:3000/users/7
@@ -8,16 +8,20 @@
 //! curl -s http://127.0.0.1:9464/metrics | grep tower_stall_requests_total
 //! ```
 
+use axum::Router;
 use axum::extract::Path;
+use axum::routing::get;
+use tokio::net::TcpListener;
 use tower_stall::StallMonitor;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?;
+    tracing_subscriber::fmt().init();
     let monitor = StallMonitor::builder().spawn()?;
+    tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?.show(&monitor);
 
-    let app = axum::Router::new().route("/users/{id}", axum::routing::get(show_user)).layer(monitor.layer());
-    axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+    let app = Router::new().route("/users/{id}", get(show_user)).layer(monitor.layer());
+    axum::serve(TcpListener::bind("127.0.0.1:3000").await?, app).await?;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
-//! Background tasks stall a runtime as well as handlers do. `instrument` names them.
+//! Names background tasks, which can stall a runtime just as handlers can, with `instrument`.
 //!
-//! Run with `cargo run --example background_tasks`: one of two tasks blocks its thread, and each report says which. Then
+//! Run it with `cargo run --example background_tasks`. One of two tasks blocks its worker thread,
+//! and each report names that task. Then
 //!
 //! ```text
 //! curl -s http://127.0.0.1:9464/metrics | grep 'tower_stall_duration_seconds_count.*TASK'
 //! ```
 
-#![allow(clippy::print_stdout, reason = "the reports are what the example shows")]
+#![allow(clippy::print_stdout, reason = "the example prints the reports")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,15 +24,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }));
-    let clean = tokio::spawn(monitor.instrument("clean-up", async {
+    let cleanup = tokio::spawn(monitor.instrument("cleanup", async {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            // The mistake: this holds the worker. `tokio::time::sleep`, or `spawn_blocking` around it, would not.
+            // The mistake: this blocks the worker thread. `tokio::time::sleep` would not, nor would
+            // `spawn_blocking` around this call.
             std::thread::sleep(Duration::from_millis(200));
         }
     }));
 
     refresh.await?;
-    clean.await?;
+    cleanup.await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Your own exporter, with your own options, outside the runtime that it tells of.
+//! Serves the metrics with your own exporter and its options, outside the monitored runtime.
 //!
-//! Run with `cargo run --example own_recorder`, then
+//! Run it with `cargo run --example own_recorder`, then
 //!
 //! ```text
 //! curl http://127.0.0.1:3000/
@@ -8,8 +8,9 @@
 //! curl -s http://127.0.0.1:9464/metrics | grep tower_stall_request_duration_seconds
 //! ```
 //!
-//! A process that has a recorder already needs nothing of this: `StallMonitor` writes to whatever recorder is installed. Only let its
-//! builder go through `tower_stall::prometheus::buckets`, or the histograms become summaries.
+//! A process that already has a recorder needs none of this: `StallMonitor` uses the installed
+//! recorder. Only pass its builder through `tower_stall::prometheus::buckets`; without buckets the
+//! exporter turns the histograms into summaries.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -24,7 +25,7 @@ use tower_stall::StallMonitor;
 async fn main() -> Result<(), Box<dyn Error>> {
     let builder = PrometheusBuilder::new().add_global_label("service", "shop");
     let metrics = tower_stall::prometheus::buckets(builder).install_recorder()?;
-    export("127.0.0.1:9464", metrics)?;
+    serve("127.0.0.1:9464", metrics)?;
 
     let monitor = StallMonitor::builder().spawn()?;
     let app = Router::new().route("/", get(|| async { "hello\n" })).layer(monitor.layer());
@@ -32,8 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers on a thread and a runtime of its own. A route of the watched application would be silent during a stall.
-fn export(addr: &str, metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
+/// Serves the metrics on a separate thread and runtime. A route of the monitored application would
+/// not respond during a stall.
+fn serve(addr: &str, metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,12 +48,13 @@ fn export(addr: &str, metrics: PrometheusHandle) -> Result<(), Box<dyn Error>> {
                 upkeep.run_upkeep();
             }
         });
-        let app = Router::new().route("/metrics", get(move || std::future::ready(metrics.render())));
+        let render = move || std::future::ready(metrics.render());
+        let app = Router::new().route("/metrics", get(render));
         axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await
     };
     let run = move || match runtime.block_on(serve) {
         Ok(()) => {}
-        Err(error) => tracing::error!(%error, "metrics are no longer served"),
+        Err(error) => tracing::error!(%error, "the metrics server failed"),
     };
     std::thread::Builder::new().name("metrics".into()).spawn(run)?;
     Ok(())

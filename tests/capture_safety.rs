@@ -1,6 +1,7 @@
-//! Tests that taking stacks does no harm: whatever lock the stalled thread holds, in a storm, and to nobody's system calls.
+//! Tests that sampling threads is safe: whatever lock a stalled thread holds, under many stalls at
+//! once, and without interrupting system calls.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, unsafe_code)]
-#![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#![cfg(stacks_supported)]
 
 mod support;
 
@@ -12,68 +13,82 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tower_stall::{Cause, Stall, StallMonitor};
 
-use self::support::{eventually, scrape};
+use self::support::{eventually, runtime, scrape};
 
 fn start(signals: bool) -> (Runtime, StallMonitor) {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let monitor = support::builder().runtime(runtime.handle().clone()).stack_signals(signals).spawn().unwrap();
+    let runtime = runtime(2);
+    let monitor = support::builder()
+        .runtime(runtime.handle().clone())
+        .stack_signals(signals)
+        .spawn()
+        .unwrap();
     (runtime, monitor)
 }
 
-/// Runs a task that waits for the receiver inside some lock, and checks that it is named while it waits.
+/// Runs a task that waits for the receiver while it holds some lock, and checks that its line is
+/// reported meanwhile.
 #[track_caller]
-fn assert_named_while_it_holds(lock: &'static str, hold: impl FnOnce(&Receiver<()>) + Send + 'static) {
+fn assert_sampled_while_it_holds(
+    lock: &'static str,
+    hold: impl FnOnce(&Receiver<()>) + Send + 'static,
+) {
     let (runtime, monitor) = start(false);
     let (release, held) = mpsc::channel();
     let task = runtime.spawn(monitor.instrument(lock, async move { hold(&held) }));
-    let here = |stall: &Stall| stall.location().is_some_and(|location| location.file().ends_with("capture_safety.rs"));
-    let is_told = |stall: &Stall| stall.route() == lock && stall.is_in_progress() && here(stall);
-    eventually("it is named while it lasts", || monitor.recent_stalls().iter().any(is_told));
-    // The watchdog goes on meanwhile.
-    let ticks = || scrape().sum("tower_stall_watchdog_ticks_total", &[]);
-    let before = ticks();
-    eventually("the watchdog goes on", || ticks() > before);
+    let is_here = |stall: &Stall| {
+        stall.location().is_some_and(|location| location.file().ends_with("capture_safety.rs"))
+    };
+    let is_wanted =
+        |stall: &Stall| stall.route() == lock && stall.is_in_progress() && is_here(stall);
+    eventually("its line is reported", || monitor.recent_stalls().iter().any(is_wanted));
+    let scans = || scrape().sum("tower_stall_watchdog_ticks_total", &[]);
+    let before = scans();
+    eventually("the watchdog scans meanwhile", || scans() > before);
     drop(release);
     runtime.block_on(task).unwrap();
 }
 
 #[test]
-fn stdout_s_lock() {
-    assert_named_while_it_holds("stdout", |held| {
+fn a_thread_that_holds_the_stdout_lock_is_sampled() {
+    assert_sampled_while_it_holds("stdout", |held| {
         let _locked = std::io::stdout().lock();
         held.recv().unwrap_err();
     });
 }
 
 #[test]
-fn the_loader_s_lock() {
-    extern "C" fn wait(_: *mut libc::dl_phdr_info, _: libc::size_t, held: *mut c_void) -> libc::c_int {
-        // SAFETY: the caller passes the receiver, which outlives the call.
+fn a_thread_that_holds_the_loader_lock_is_sampled() {
+    extern "C" fn wait(
+        _: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        held: *mut c_void,
+    ) -> libc::c_int {
+        // SAFETY: `dl_iterate_phdr` gets this pointer below, and the receiver outlives that call.
         let held = unsafe { &*held.cast::<Receiver<()>>() };
         held.recv().unwrap_err();
         1
     }
-    assert_named_while_it_holds("loader", |held| {
+    assert_sampled_while_it_holds("loader", |held| {
         let held: *const Receiver<()> = held;
-        // SAFETY: the callback gets what it expects.
+        // SAFETY: the callback has the right type, and the data is the receiver it expects.
         unsafe { libc::dl_iterate_phdr(Some(wait), held.cast_mut().cast()) };
     });
 }
 
 #[test]
-fn in_the_middle_of_a_panic() {
-    struct Waits<'a>(&'a Receiver<()>);
-    impl Drop for Waits<'_> {
+fn a_thread_that_unwinds_a_panic_is_sampled() {
+    struct WaitOnDrop<'a>(&'a Receiver<()>);
+    impl Drop for WaitOnDrop<'_> {
         fn drop(&mut self) {
             self.0.recv().unwrap_err();
         }
     }
-    assert_named_while_it_holds("panic", |held| {
+    assert_sampled_while_it_holds("panic", |held| {
         let unwinding = catch_unwind(AssertUnwindSafe(|| {
-            let _waits = Waits(held);
+            let _wait = WaitOnDrop(held);
             std::panic::resume_unwind(Box::new("a panic of the test"));
         }));
         assert!(unwinding.is_err());
@@ -81,7 +96,7 @@ fn in_the_middle_of_a_panic() {
 }
 
 #[test]
-fn by_default_no_system_call_is_interrupted() {
+fn without_signals_no_system_call_is_interrupted() {
     let (runtime, monitor) = start(false);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -91,21 +106,26 @@ fn by_default_no_system_call_is_interrupted() {
         for _ in 0..10 {
             let error = stream.read(&mut [0; 8]).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-            // SAFETY: no descriptors are passed.
+            // SAFETY: no file descriptors are passed.
             assert_eq!(unsafe { libc::poll(std::ptr::null_mut(), 0, 60) }, 0);
             let time = libc::timespec { tv_sec: 0, tv_nsec: 60_000_000 };
-            // SAFETY: the time is read, and nothing is written.
+            // SAFETY: the time is valid, and there is no remaining time to write.
             assert_eq!(unsafe { libc::nanosleep(&time, std::ptr::null_mut()) }, 0);
         }
     });
     runtime.block_on(runtime.spawn(waits)).unwrap();
-    eventually("it is told", || monitor.recent_stalls().iter().any(|stall| !stall.is_in_progress()));
+    eventually("it is reported", || {
+        monitor.recent_stalls().iter().any(|stall| !stall.is_in_progress())
+    });
     assert_eq!(monitor.recent_stalls()[0].cause(), Cause::Blocked);
     assert!(!monitor.recent_stalls()[0].frames().is_empty());
 }
 
+/// A stack is missing if the thread did not respond in time: in 2 of 140 stalls. If it were 1 in
+/// 20, 1 monitor in 1000 would miss 4 of 10 and fail. Sampling that fails every second time
+/// passes 1 run in 30.
 #[test]
-fn several_monitors_with_signals_and_processes_started_meanwhile() {
+fn monitors_with_and_without_signals_work_while_processes_start() {
     let monitors = [start(true), start(true), start(false)];
     for (runtime, monitor) in &monitors {
         runtime.spawn(monitor.instrument("busy", async {
@@ -120,28 +140,40 @@ fn several_monitors_with_signals_and_processes_started_meanwhile() {
     }
     for (_, monitor) in &monitors[..2] {
         let named = |stall: &Stall| stall.cause() != Cause::Cpu || stall.location().is_some();
-        eventually("all are told", || monitor.recent_stalls().len() >= 10);
+        eventually("most are reported", || monitor.recent_stalls().len() >= 10);
         let stalls = monitor.recent_stalls();
         let (named, all) = (stalls.iter().filter(|stall| named(stall)).count(), stalls.len());
-        assert!(2 * named > all, "{named} of {all}: {}", stalls[0]);
+        assert!(10 * named >= 7 * all, "{named} of {all}: {}", stalls[0]);
     }
 }
 
-/// `TOWER_STALL_STORM_SECONDS=60 cargo test --release --all-features --test capture_safety storm -- --nocapture`: a minute of it.
+/// Runs for `TOWER_STALL_STORM_SECONDS`, 3 by default; `./x storm` runs it for a minute. Of 2,300
+/// stacks 1 was torn, on an overloaded machine. At that rate 2 of 150, the fewest that such a
+/// machine captured in 3 s, fail 1 run in 500, and 5 of 450, the usual number, never.
 #[test]
-fn a_storm_of_stalls_panics_and_cancellations() {
-    let seconds = std::env::var("TOWER_STALL_STORM_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(3);
-    let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
-    let builder = support::builder().runtime(runtime.handle().clone()).stack_signals(true).reports_per_minute(0);
+fn few_stacks_are_torn_in_a_storm_of_stalls_and_panics() {
+    let seconds = std::env::var("TOWER_STALL_STORM_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(3);
+    let runtime = runtime(3);
+    let builder = support::builder()
+        .runtime(runtime.handle().clone())
+        .stack_signals(true)
+        .reports_per_minute(0);
     let monitor = builder.spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
-    let tasks: Vec<_> = (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
+    let tasks: Vec<_> =
+        (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
     tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
     let captures = |result| scrape().sum("tower_stall_stack_captures_total", &[("result", result)]);
     eventually("some were captured", || captures("captured") > 0.0);
     let (captured, torn, timeout) = (captures("captured"), captures("torn"), captures("timeout"));
-    println!("captured {captured}, torn {torn}, timeout {timeout}, running {}", captures("running"));
-    // A thread that the machine keeps off the cores for 100 ms does not answer, which is nobody's fault.
+    println!(
+        "captured {captured}, torn {torn}, timeout {timeout}, running {}",
+        captures("running")
+    );
+    // A thread that gets no core within 100 ms does not respond, which is not counted as torn.
     assert!(captured / (captured + torn) >= 0.99, "{torn} of {captured} were torn");
 }
 
@@ -150,7 +182,7 @@ async fn storm(monitor: StallMonitor, number: u64, end: Instant) {
     while Instant::now() < end {
         step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let length = Duration::from_millis(20 + (step >> 16) % 100);
-        let sick = monitor.instrument("storm", async move {
+        let task = monitor.instrument("storm", async move {
             match (step >> 32) % 5 {
                 0 => thread::sleep(length),
                 1 => spin(length),
@@ -160,7 +192,7 @@ async fn storm(monitor: StallMonitor, number: u64, end: Instant) {
             }
         });
         // Some of them are cancelled.
-        let _ = tokio::time::timeout(Duration::from_millis(60), sick).await;
+        let _ = tokio::time::timeout(Duration::from_millis(60), task).await;
         tokio::task::yield_now().await;
     }
 }

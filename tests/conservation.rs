@@ -1,4 +1,4 @@
-//! Nothing is lost and nothing counts twice, whatever becomes of requests and on whatever thread.
+//! Tests that no request is lost or counted twice, however it ends and on whichever threads.
 #![allow(clippy::unwrap_used, missing_docs)]
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
@@ -14,25 +14,25 @@ use std::thread;
 
 use http::{Request, Response};
 use http_body::Body;
-use support::{Script, Step, by_path, eventually, get, scrape, stats};
+use support::{SCRIPTED, Script, Step, by_path, eventually, get, scrape, stats};
 use tower::{Layer, Service, service_fn};
 use tower_stall::{StallBody, StallFuture, StallService};
 
 const THREADS: u64 = 4;
 const REQUESTS: u64 = 100_000;
-/// The most that wait in the lost-property office for another thread.
-const WAITING: usize = 64;
+/// The number of requests kept open for another thread to continue.
+const OPEN: usize = 64;
 const PATH: &str = "/conservation";
 
-/// What the panics say that are part of the test.
-const PANICS: [&str; 3] = ["in the call", "in the future", "written down"];
+/// The messages of the panics that are part of the test.
+const PANICS: [&str; 3] = ["in the call", "in the future", SCRIPTED];
 
 type Outcomes = BTreeMap<&'static str, u64>;
 type Work = Pin<Box<dyn Future<Output = Result<Response<Script>, &'static str>> + Send>>;
 type Inner = <Measured as Service<Request<Plan>>>::Future;
 type Measured = tower::util::BoxCloneSyncService<Request<Plan>, Response<Script>, &'static str>;
 
-/// What a request does, and how it has to count.
+/// What a request does, and how it must be counted.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     waits: u64,
@@ -52,7 +52,7 @@ enum Fate {
     DropReadBody,
 }
 
-/// A request that is not over.
+/// A request in flight.
 enum Open {
     Future(Pin<Box<StallFuture<Inner>>>, Plan),
     Body(StallBody<Script>, Plan),
@@ -90,7 +90,7 @@ impl Fate {
     }
 }
 
-/// A sequence without a pattern, the same in each run.
+/// A pseudo-random sequence (xorshift), the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -112,13 +112,13 @@ fn serve(request: &Request<Plan>) -> Work {
     Box::pin(async move {
         for _ in 0..waits {
             let mut waited = false;
-            std::future::poll_fn(
-                |_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending },
-            )
+            std::future::poll_fn(|_| {
+                if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+            })
             .await;
         }
         match fate {
-            Fate::Fail => Err("written down"),
+            Fate::Fail => Err(SCRIPTED),
             Fate::Panic => panic!("in the future"),
             Fate::Drop => std::future::pending().await,
             _ => Ok(Response::new(fate.body())),
@@ -126,13 +126,15 @@ fn serve(request: &Request<Plan>) -> Work {
     })
 }
 
-/// Polls a request once. What is left of it, if it is not over.
+/// Polls a request once, and returns it if it is still in flight.
 fn step(open: Open) -> Option<Open> {
     let cx = &mut Context::from_waker(Waker::noop());
     match open {
         Open::Future(mut future, plan) => match future.as_mut().poll(cx) {
             Poll::Pending if matches!(plan.fate, Fate::Drop) && plan.waits == 0 => None,
-            Poll::Pending => Some(Open::Future(future, Plan { waits: plan.waits.saturating_sub(1), ..plan })),
+            Poll::Pending => {
+                Some(Open::Future(future, Plan { waits: plan.waits.saturating_sub(1), ..plan }))
+            }
             Poll::Ready(Err(_)) => None,
             Poll::Ready(Ok(_)) if matches!(plan.fate, Fate::DropBody) => None,
             Poll::Ready(Ok(response)) => Some(Open::Body(response.into_body(), plan)),
@@ -145,8 +147,12 @@ fn step(open: Open) -> Option<Open> {
     }
 }
 
-/// Takes requests as far as they go, each step on whichever thread finds it.
-fn drive(mut service: StallService<Measured>, mut random: Random, office: &Mutex<Vec<Open>>) -> Outcomes {
+/// Drives requests to their ends. Between two steps a request may move to another thread.
+fn drive(
+    mut service: StallService<Measured>,
+    mut random: Random,
+    shared: &Mutex<Vec<Open>>,
+) -> Outcomes {
     let mut started = Outcomes::new();
     for _ in 0..REQUESTS / THREADS {
         let plan = random.plan();
@@ -155,35 +161,36 @@ fn drive(mut service: StallService<Measured>, mut random: Random, office: &Mutex
         let Ok(future) = catch_unwind(AssertUnwindSafe(|| service.call(request))) else { continue };
         let mut open = Some(Open::Future(Box::pin(future), plan));
         while let Some(now) = open.take() {
-            let now = if random.below(8) == 0 { exchange(office, now, &mut random) } else { Some(now) };
+            let now =
+                if random.below(8) == 0 { exchange(shared, now, &mut random) } else { Some(now) };
             open = catch_unwind(AssertUnwindSafe(|| now.and_then(step))).ok().flatten();
         }
     }
     started
 }
 
-/// Leaves a request for another thread, and takes one that another left if there are many.
-fn exchange(office: &Mutex<Vec<Open>>, left: Open, random: &mut Random) -> Option<Open> {
-    let mut office = office.lock().unwrap();
-    office.push(left);
-    let is_full = office.len() > WAITING;
-    let any = random.below(office.len() as u64) as usize;
-    is_full.then(|| office.swap_remove(any))
+/// Leaves a request for other threads, and takes one of those left if there are enough.
+fn exchange(shared: &Mutex<Vec<Open>>, left: Open, random: &mut Random) -> Option<Open> {
+    let mut shared = shared.lock().unwrap();
+    shared.push(left);
+    let is_enough = shared.len() > OPEN;
+    let any = random.below(shared.len() as u64) as usize;
+    is_enough.then(|| shared.swap_remove(any))
 }
 
 fn total(outcomes: &Outcomes) -> u64 {
     outcomes.values().sum()
 }
 
-/// The scraped outcomes, as they are told.
+/// Returns the scraped outcomes, and the requests in flight.
 fn scraped() -> (Outcomes, u64) {
     let now = scrape();
     (now.outcomes(PATH).into_iter().collect(), now.in_flight(PATH))
 }
 
-/// Drops what is open, which makes it cancelled instead of what it was planned to be.
-fn cancel(office: Vec<Open>, expected: &mut Outcomes) {
-    for open in office {
+/// Drops open requests, whose outcome is then `cancelled` instead of the planned one.
+fn cancel(shared: Vec<Open>, expected: &mut Outcomes) {
+    for open in shared {
         let (Open::Future(_, plan) | Open::Body(_, plan)) = &open;
         *expected.entry(plan.fate.outcome()).or_default() -= 1;
         *expected.entry("cancelled").or_default() += 1;
@@ -191,13 +198,15 @@ fn cancel(office: Vec<Open>, expected: &mut Outcomes) {
     }
 }
 
-/// A test that a hundred thousand requests are each either over, once and in the outcome that is true, or in flight: when they fail,
-/// panic, are dropped at any point, and go from thread to thread meanwhile.
+/// A hundred thousand requests each end once, under their true outcome, or are in flight, while
+/// they fail, panic, are dropped at any point and move between threads.
 #[tokio::test]
-async fn started_is_ended_and_in_flight() {
+async fn every_request_has_ended_or_is_in_flight() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let is_planned = PANICS.iter().any(|planned| info.payload_as_str().is_some_and(|said| said.contains(planned)));
+        let is_planned = PANICS
+            .iter()
+            .any(|planned| info.payload_as_str().is_some_and(|text| text.contains(planned)));
         if !is_planned {
             hook(info);
         }
@@ -205,14 +214,16 @@ async fn started_is_ended_and_in_flight() {
     let monitor = by_path().spawn().unwrap();
     let inner = Measured::new(service_fn(|request: Request<Plan>| serve(&request)));
     let service = monitor.layer().layer(inner);
-    let office = Mutex::default();
+    let shared = Mutex::default();
     let mut expected = Outcomes::new();
     thread::scope(|scope| {
         let thread = |seed| {
-            let (service, office) = (service.clone(), &office);
-            scope.spawn(move || drive(service, Random(seed), office))
+            let (service, shared) = (service.clone(), &shared);
+            scope.spawn(move || drive(service, Random(seed), shared))
         };
-        let threads: Vec<_> = (1..=THREADS).map(|seed| thread(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed))).collect();
+        let threads: Vec<_> = (1..=THREADS)
+            .map(|seed| thread(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed)))
+            .collect();
         let counts: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
         for (outcome, count) in counts.into_iter().flat_map(Result::unwrap) {
             *expected.entry(outcome).or_default() += count;
@@ -220,27 +231,27 @@ async fn started_is_ended_and_in_flight() {
     });
     assert_eq!(total(&expected), REQUESTS);
 
-    let open = office.into_inner().unwrap();
-    assert_eq!(open.len(), WAITING);
+    let open = shared.into_inner().unwrap();
+    assert_eq!(open.len(), OPEN);
     let now = stats(&monitor, "GET", PATH).unwrap();
-    assert_eq!((now.requests(), now.in_flight()), (REQUESTS, WAITING as u64));
+    assert_eq!((now.requests(), now.in_flight()), (REQUESTS, OPEN as u64));
     let mut ended = expected.clone();
     for Open::Future(_, plan) | Open::Body(_, plan) in &open {
         *ended.entry(plan.fate.outcome()).or_default() -= 1;
     }
-    eventually("the text tells of all that ended", || total(&scraped().0) >= REQUESTS - WAITING as u64);
-    assert_eq!(scraped(), (ended, WAITING as u64));
+    eventually("all that ended are in the text", || total(&scraped().0) >= REQUESTS - OPEN as u64);
+    assert_eq!(scraped(), (ended, OPEN as u64));
 
     cancel(open, &mut expected);
     let now = stats(&monitor, "GET", PATH).unwrap();
     assert_eq!((now.requests(), now.in_flight()), (REQUESTS, 0));
-    eventually("the text tells of all", || total(&scraped().0) >= REQUESTS);
+    eventually("all are in the text", || total(&scraped().0) >= REQUESTS);
     assert_eq!(scraped(), (expected, 0));
-    histograms_agree(now.polls());
+    assert_histograms_agree(now.polls());
 }
 
-/// The scraped histograms count the same requests and polls.
-fn histograms_agree(polls: u64) {
+/// Checks that the scraped histograms count the same requests and polls.
+fn assert_histograms_agree(polls: u64) {
     let route = [("route", PATH)];
     let counts = || {
         let now = scrape();
@@ -249,6 +260,6 @@ fn histograms_agree(polls: u64) {
         let busy = count("tower_stall_request_busy_seconds_count");
         (requests, busy, count("tower_stall_poll_duration_seconds_count"))
     };
-    eventually("the text tells of all polls", || counts() >= (REQUESTS, REQUESTS, polls));
+    eventually("all polls are in the text", || counts() >= (REQUESTS, REQUESTS, polls));
     assert_eq!(counts(), (REQUESTS, REQUESTS, polls));
 }

@@ -1,6 +1,7 @@
-//! A test that the demo names the lines of its own bad routes, and the deadlock while it lasts.
+//! Tests that the demo reports the line of each of its blocking routes, and of a deadlock in
+//! progress.
 #![allow(clippy::unwrap_used, missing_docs, unsafe_code)]
-#![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#![cfg(stacks_supported)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,18 @@ use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Each bad route, and the line that holds its worker, by a part of that line.
-const SICK: [(&str, &str, &str); 6] = [
-    ("/legacy/report", "examples/demo/sick.rs", "thread::sleep("),
+/// Each blocking route, and the file and a part of the line that stalls its worker thread.
+const BLOCKING: [(&str, &str, &str); 6] = [
+    ("/legacy/report", "examples/demo/blocking.rs", "thread::sleep("),
     ("/files/{name}", "examples/demo/backends.rs", "file.read_to_string("),
     ("/cache/{key}", "examples/demo/backends.rs", "self.entries.lock()"),
     ("/export", "examples/demo/work.rs", ""),
     ("/events", "examples/common/burn.rs", ""),
-    ("/accounts/{from}/transfer/{to}", "examples/demo/backends.rs", "self.balances[number % 10].lock()"),
+    (DEADLOCK, "examples/demo/backends.rs", "self.balances[number % 10].lock()"),
 ];
+const DEADLOCK: &str = "/accounts/{from}/transfer/{to}";
 
-/// The demo under way, stopped when the test ends.
+/// A running demo, killed when the test ends.
 struct Demo {
     process: Child,
     log: PathBuf,
@@ -30,7 +32,7 @@ impl Demo {
     fn start(folder: &Path, options: &[&str]) -> Self {
         let log = folder.join("reports.log");
         let _ = fs::remove_file(&log);
-        // Which also builds it, where somebody runs this test alone.
+        // `cargo test --test demo` alone does not build the example.
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--example", "demo", "--all-features"]);
         cargo.args((!cfg!(debug_assertions)).then_some("--release"));
@@ -42,19 +44,19 @@ impl Demo {
         Self { process, log }
     }
 
-    /// As by Ctrl-C.
-    fn end(&mut self) -> ExitStatus {
+    /// Stops the demo with SIGINT, as Ctrl-C does.
+    fn stop(&mut self) -> ExitStatus {
         let process = libc::pid_t::try_from(self.process.id()).unwrap();
-        // SAFETY: a signal to a child that has not been waited for.
+        // SAFETY: The process is a child that has not been waited for, so its id is not reused.
         assert_eq!(unsafe { libc::kill(process, libc::SIGINT) }, 0);
         self.process.wait().unwrap()
     }
 
-    /// The reports of a route, a line each.
+    /// Returns the reports of a route, one line each.
     fn reports(&self, route: &str) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let of_route = |report: &&str| report.contains(&format!("route=\"{route}\" "));
-        log.lines().filter(of_route).map(str::to_owned).collect()
+        let field = format!("route=\"{route}\" ");
+        log.lines().filter(|report| report.contains(&field)).map(str::to_owned).collect()
     }
 }
 
@@ -65,37 +67,41 @@ impl Drop for Demo {
     }
 }
 
-/// The lines of a file that contain a text.
-fn lines_with(file: &str, text: &str) -> Vec<String> {
+/// Returns the field `location` of each line of a file that contains a text.
+fn locations(file: &str, text: &str) -> Vec<String> {
     let source = fs::read_to_string(file).unwrap();
-    let numbered = (1..).zip(source.lines());
-    let found = numbered.filter(|(_, line)| line.contains(text));
-    found.map(|(number, _)| format!(" location={file}:{number} ")).collect()
+    let matching = (1..).zip(source.lines()).filter(|(_, line)| line.contains(text));
+    matching.map(|(number, _)| format!(" location={file}:{number} ")).collect()
 }
 
 #[test]
-fn each_bad_route_has_its_line_and_the_deadlock_while_it_lasts() {
+fn the_line_of_each_blocking_route_and_of_a_deadlock_is_reported() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let graph = folder.join("demo.svg");
-    let graph = graph.to_str().unwrap();
-    let mut demo = Demo::start(folder, &["--deadlock", "--flamegraph", graph]);
+    let stacks = folder.join("demo.stacks");
+    let stacks = stacks.to_str().unwrap();
+    let mut demo = Demo::start(folder, &["--deadlock", "--collapsed-stacks", stacks]);
     let began = Instant::now();
-    for (route, file, text) in SICK {
-        let lines = lines_with(file, text);
-        let is_named = |report: &String| lines.iter().any(|line| report.contains(line));
-        while !demo.reports(route).iter().any(is_named) {
-            assert!(began.elapsed() < DEADLINE, "{route} has none of {lines:?}: {:#?}", demo.reports(route));
+    for (route, file, text) in BLOCKING {
+        let lines = locations(file, text);
+        let has_line = |report: &String| lines.iter().any(|line| report.contains(line));
+        while !demo.reports(route).iter().any(has_line) {
+            let reports = || demo.reports(route);
+            assert!(began.elapsed() < DEADLINE, "{route} has none of {lines:?}: {:#?}", reports());
             thread::sleep(Duration::from_millis(50));
         }
     }
-    let deadlock = demo.reports(SICK[5].0);
+    let deadlock = demo.reports(DEADLOCK);
     assert!(deadlock.iter().all(|report| report.contains("in_progress=true")), "{deadlock:#?}");
-    assert!(demo.end().success());
-    let graph = fs::read_to_string(graph).unwrap();
-    for (route, file, _) in &SICK[..5] {
-        assert!(graph.contains(&format!("GET {route}")) && graph.contains(file), "{route} is not in the graph");
+    assert!(demo.stop().success());
+
+    let stacks = fs::read_to_string(stacks).unwrap();
+    for (route, file, _) in &BLOCKING[..5] {
+        let mut stacks_of_route =
+            stacks.lines().filter(|line| line.contains(&format!("GET {route}")));
+        assert!(stacks_of_route.any(|line| line.contains(file)), "{route} is not in {stacks}");
     }
     for route in ["/health", "/users/{id}"] {
-        assert!(!demo.reports(route).iter().any(|report| report.contains("location=")), "{:#?}", demo.reports(route));
+        let reports = demo.reports(route);
+        assert!(!reports.iter().any(|report| report.contains("location=")), "{reports:#?}");
     }
 }

@@ -1,6 +1,7 @@
-//! A test that a thread which holds the allocator's only lock is seen all the same: the watchdog does not allocate.
+//! A test that a thread is sampled while it holds the allocator's only lock: the watchdog does not
+//! allocate.
 #![allow(clippy::unwrap_used, missing_docs, unsafe_code)]
-#![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#![cfg(stacks_supported)]
 
 mod support;
 
@@ -9,12 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
 use tower_stall::Cause;
 
-use self::support::{eventually, scrape};
+use self::support::{eventually, runtime, scrape};
 
-/// The system's allocator behind one lock that spins.
+/// The system allocator behind a spin lock.
 struct OneLock(AtomicBool);
 
 #[global_allocator]
@@ -31,35 +31,47 @@ impl OneLock {
     }
 }
 
-// SAFETY: everything is passed on to the system's allocator.
+// SAFETY: All calls are forwarded to the system allocator.
 unsafe impl GlobalAlloc for OneLock {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: The contract is the caller's, unchanged.
         self.with(|| unsafe { System.alloc(layout) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: The contract is the caller's, unchanged.
         self.with(|| unsafe { System.dealloc(pointer, layout) });
     }
 }
 
 #[test]
-fn who_sleeps_with_the_allocator_s_lock_is_named() {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+fn a_thread_asleep_with_the_allocator_lock_is_sampled() {
+    let runtime = runtime(2);
     let monitor = support::builder().runtime(runtime.handle().clone()).spawn().unwrap();
-    // To start, a thread needs the allocator.
-    eventually("the watchdog looks", || scrape().sum("tower_stall_watchdog_ticks_total", &[]) > 0.0);
+    // A thread that starts allocates.
+    eventually("the watchdog scans", || {
+        scrape().sum("tower_stall_watchdog_ticks_total", &[]) > 0.0
+    });
     for _ in 0..3 {
         let holds = monitor.instrument("holds", async {
             ALLOCATOR.with(|| thread::sleep(Duration::from_millis(200)));
         });
         runtime.block_on(runtime.spawn(holds)).unwrap();
     }
-    let told = || monitor.recent_stalls().into_iter().filter(|stall| stall.route() == "holds").collect::<Vec<_>>();
-    eventually("all are told", || told().len() == 3);
-    for stall in told() {
-        assert_eq!((stall.cause(), stall.syscall()), (Cause::Blocked, Some("clock_nanosleep")), "{stall}");
+    let stalls = || {
+        monitor
+            .recent_stalls()
+            .into_iter()
+            .filter(|stall| stall.route() == "holds")
+            .collect::<Vec<_>>()
+    };
+    eventually("all are reported", || stalls().len() == 3);
+    for stall in stalls() {
+        assert_eq!(
+            (stall.cause(), stall.syscall()),
+            (Cause::Blocked, Some("clock_nanosleep")),
+            "{stall}"
+        );
         let location = stall.location().unwrap();
         assert!(location.file().ends_with("one_lock_allocator.rs"), "{stall}");
     }

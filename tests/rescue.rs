@@ -1,20 +1,29 @@
-//! A test that one blocked worker does not freeze an application whose other workers are idle: over real kept-alive sockets, on 2 and
-//! 4 workers, with the rescue and without.
+//! Tests that one stalled worker does not delay requests that idle workers could serve: over kept
+//! alive connections, on 2 and 4 workers, with rescue and without.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 #![cfg(feature = "axum")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod support;
+
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tower_stall::{Stall, StallMonitor};
 
+use self::support::{DEADLINE, HttpConnection, builder_for, eventually, in_progress, runtime};
+
 const BLOCK: Duration = Duration::from_millis(500);
+const TRIALS: usize = 6;
+/// In how many trials the driver must have been starved by the blocker, which needs that no other
+/// worker was polling it: 83 of 84 trials, also on an overloaded machine. If 1 in 30 fails, 4 of 6
+/// allow 1 false failure in 700 runs. A rescue that worked in every second trial would pass a
+/// third of the time here, but not the assertion that no request is delayed.
+const LEAST: usize = 4;
 
 struct App {
     runtime: Runtime,
@@ -25,10 +34,8 @@ struct App {
 
 impl App {
     fn new(workers: usize, rescue: bool) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
-        let (told, stalls) = mpsc::channel();
-        let builder = StallMonitor::builder().runtime(runtime.handle().clone()).rescue(rescue);
-        let monitor = builder.on_stall(move |stall| drop(told.send(stall.clone()))).spawn().unwrap();
+        let runtime = runtime(workers);
+        let (monitor, stalls) = monitor(&runtime, rescue);
         let app = Router::new()
             .route("/block", get(|| async { thread::sleep(BLOCK) }))
             .route("/hello", get(|| async { "hello" }))
@@ -39,97 +46,92 @@ impl App {
         Self { runtime, monitor, addr, stalls }
     }
 
-    /// One blocker on a kept-alive connection, then fresh connections beside it: the slowest answer, and the stall.
+    /// Blocks a worker with a request on a kept-alive connection, sends others on new connections
+    /// meanwhile, and returns the longest time to a response of these, and the stall.
     fn trial(&self) -> (Duration, Stall) {
-        let mut kept_alive = TcpStream::connect(self.addr).unwrap();
-        ask(&mut kept_alive, "/hello");
-        let blocker = thread::spawn(move || ask(&mut kept_alive, "/block"));
-        self.wait_until_blocked();
+        let mut kept_alive = HttpConnection::new(self.addr);
+        kept_alive.get("/hello");
+        let blocker = thread::spawn(move || kept_alive.get("/block"));
+        eventually("the stall is in progress", || !in_progress(&self.monitor).is_empty());
         let addr = self.addr;
         let hello = move || {
-            let asked = Instant::now();
-            ask(&mut TcpStream::connect(addr).unwrap(), "/hello");
-            asked.elapsed()
+            let start = Instant::now();
+            HttpConnection::new(addr).get("/hello");
+            start.elapsed()
         };
-        let victims: Vec<_> = (0..4).map(|_| thread::spawn(hello)).collect();
-        let slowest = victims.into_iter().map(|victim| victim.join().unwrap()).max().unwrap();
+        let others: Vec<_> = (0..4).map(|_| thread::spawn(hello)).collect();
+        let slowest = others.into_iter().map(|other| other.join().unwrap()).max().unwrap();
         blocker.join().unwrap();
-        let mut stalls = std::iter::repeat_with(|| self.stalls.recv_timeout(Duration::from_secs(30)).unwrap());
-        (slowest, stalls.find(|stall| stall.route() == "/block" && !stall.is_in_progress()).unwrap())
+        let mut stalls = std::iter::repeat_with(|| self.stalls.recv_timeout(DEADLINE).unwrap());
+        let is_blocker = |stall: &Stall| stall.route() == "/block" && !stall.is_in_progress();
+        (slowest, stalls.find(is_blocker).unwrap())
     }
 
-    fn wait_until_blocked(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.monitor.recent_stalls().iter().any(Stall::is_in_progress) {
-            assert!(Instant::now() < deadline, "the stall is not seen");
-            thread::yield_now();
-        }
-    }
-
-    fn end(self) {
+    fn shut_down(self) {
         drop(self.monitor);
         self.runtime.shutdown_background();
     }
 }
 
-fn ask(stream: &mut TcpStream, path: &str) {
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
-    let mut answer = [0; 1024];
-    let length = stream.read(&mut answer).unwrap();
-    assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..length]));
+/// Returns a monitor, and a channel of the stalls that it reports.
+fn monitor(runtime: &Runtime, rescue: bool) -> (StallMonitor, mpsc::Receiver<Stall>) {
+    let (report, stalls) = mpsc::channel();
+    let hook = move |stall: &Stall| drop(report.send(stall.clone()));
+    (builder_for(runtime).rescue(rescue).on_stall(hook).spawn().unwrap(), stalls)
 }
 
-/// How many of the trials were frozen, and what was told of each.
-fn trials(workers: usize, rescue: bool, count: usize) -> (usize, Vec<Stall>) {
+/// Returns in how many trials other requests were delayed, and the stall of each.
+fn trials(workers: usize, rescue: bool) -> (usize, Vec<Stall>) {
     let app = App::new(workers, rescue);
-    let (slowest, stalls): (Vec<_>, Vec<_>) = (0..count).map(|_| app.trial()).unzip();
-    app.end();
-    println!("{workers} workers, rescue {rescue}: slowest answers beside the blocker {slowest:?}");
+    let (slowest, stalls): (Vec<_>, Vec<_>) = (0..TRIALS).map(|_| app.trial()).unzip();
+    app.shut_down();
+    println!("{workers} workers, rescue {rescue}: slowest other responses {slowest:?}");
     (slowest.into_iter().filter(|&slowest| slowest > BLOCK / 2).count(), stalls)
 }
 
 #[test]
-fn with_rescue_nobody_waits_for_the_blocker() {
+fn with_rescue_no_request_waits_for_the_blocker() {
     for workers in [2, 4] {
-        let (frozen, stalls) = trials(workers, true, 6);
-        assert_eq!(frozen, 0, "{workers} workers");
+        let (delayed, stalls) = trials(workers, true);
+        assert_eq!(delayed, 0, "{workers} workers");
         let rescued = stalls.iter().filter(|stall| stall.is_rescued()).count();
-        assert!(rescued >= 3, "{workers} workers: {stalls:#?}");
+        assert!(rescued >= LEAST, "{workers} workers: {stalls:#?}");
         assert!(stalls.iter().all(|stall| stall.is_io_starved() || !stall.is_rescued()));
     }
 }
 
 #[test]
-fn without_rescue_everybody_waits_and_the_report_says_why() {
+fn without_rescue_requests_wait_and_the_report_says_why() {
     for workers in [2, 4] {
-        let (frozen, stalls) = trials(workers, false, 6);
-        assert!(frozen >= 3, "{workers} workers: {frozen} of 6 frozen");
+        let (delayed, stalls) = trials(workers, false);
         let starved = stalls.iter().filter(|stall| stall.is_io_starved()).count();
-        assert!(starved >= frozen, "{workers} workers: {stalls:#?}");
+        assert!(delayed >= LEAST, "{workers} workers: {delayed} of {TRIALS} delayed");
+        assert!(starved >= delayed, "{workers} workers: {stalls:#?}");
         assert!(!stalls.iter().any(Stall::is_rescued));
     }
 }
 
+/// On an overloaded machine the other worker may have no core when the driver is probed: up to 7 of
+/// 20 stalls then count as starved. At that rate 1 run in 3,000 fails; a probe that is wrong 9
+/// times in 10 passes 1 run in 90.
 #[test]
-fn a_stall_beside_workers_that_look_after_io_starves_nobody() {
-    let runtime = Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-    let (told, stalls) = mpsc::channel();
-    let builder = StallMonitor::builder().runtime(runtime.handle().clone()).rescue(false);
-    let monitor = builder.on_stall(move |stall| drop(told.send(stall.clone()))).spawn().unwrap();
-    // Another worker is kept going, and so comes by the driver all the time.
-    let ticking = runtime.spawn(async {
+fn a_stall_beside_a_worker_that_drives_io_starves_nothing() {
+    let runtime = runtime(4);
+    let (monitor, stalls) = monitor(&runtime, false);
+    // Keeps another worker running, which polls the driver every few ticks.
+    let busy = runtime.spawn(async {
         loop {
             tokio::task::yield_now().await;
         }
     });
-    let is_starved = |_| {
-        let task = monitor.instrument("block", async { thread::sleep(Duration::from_millis(60)) });
-        runtime.block_on(runtime.spawn(task)).unwrap();
-        stalls.recv_timeout(Duration::from_secs(30)).unwrap().is_io_starved()
+    let is_starved = |_: &usize| {
+        let nap = async { thread::sleep(Duration::from_millis(60)) };
+        runtime.block_on(runtime.spawn(monitor.instrument("block", nap))).unwrap();
+        stalls.recv_timeout(DEADLINE).unwrap().is_io_starved()
     };
-    // A machine with too much to do may keep that worker from its core for once.
-    assert!(!(0..20).all(is_starved), "always starved");
-    ticking.abort();
+    let starved = (0..20).filter(is_starved).count();
+    assert!(starved < 15, "{starved} of 20 starved");
+    busy.abort();
     drop(monitor);
     runtime.shutdown_background();
 }

@@ -1,59 +1,73 @@
-//! Which route a request counts under.
+//! Tests of which route a request is counted under.
 #![allow(clippy::unwrap_used, missing_docs)]
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
 mod support;
 
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::future::{Ready, ready};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
 use axum::routing::{any, get, post};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use support::{builder, by_path, eventually, scrape};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_stall::StallMonitor;
+use tower_stall::{RouteRequest, StallMonitor};
 
 fn monitor() -> StallMonitor {
     builder().spawn().unwrap()
 }
 
-/// Sends a request to a router and reads the answer.
+/// Sends a request to a router and reads the response.
 async fn send(router: &Router, method: &str, path: &str) -> StatusCode {
     let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-    let response = router.clone().oneshot(request).await.unwrap();
+    exchange(router, request).await
+}
+
+/// Sends a request to a service and reads the response.
+async fn exchange<S, B, R>(service: &S, request: Request<B>) -> StatusCode
+where
+    S: Service<Request<B>, Response = Response<R>, Error: Debug> + Clone,
+    R: HttpBody<Error: Debug>,
+{
+    let response = service.clone().oneshot(request).await.unwrap();
     let status = response.status();
     response.into_body().collect().await.unwrap();
     status
 }
 
-/// All routes a monitor has counted: method, route, requests. None may be left in flight.
-fn seen(monitor: &StallMonitor) -> Vec<(String, String, u64)> {
+/// Returns method, route and requests of each route, none of which may be in flight.
+fn counted(monitor: &StallMonitor) -> Vec<(String, String, u64)> {
     let routes = monitor.routes();
     assert!(routes.iter().all(|stats| stats.in_flight() == 0), "{routes:?}");
-    routes.iter().map(|stats| (stats.method().into(), stats.route().into(), stats.requests())).collect()
+    routes
+        .iter()
+        .map(|stats| (stats.method().into(), stats.route().into(), stats.requests()))
+        .collect()
 }
 
 #[track_caller]
-fn assert_seen(monitor: &StallMonitor, expected: &[(&str, &str, u64)]) {
-    let seen = seen(monitor);
-    let seen: Vec<_> = seen.iter().map(|(method, route, count)| (&**method, &**route, *count)).collect();
-    assert_eq!(seen, expected);
+fn assert_counted(monitor: &StallMonitor, expected: &[(&str, &str, u64)]) {
+    let counted = counted(monitor);
+    let counted: Vec<_> =
+        counted.iter().map(|(method, route, count)| (&**method, &**route, *count)).collect();
+    assert_eq!(counted, expected);
 }
 
-/// Answers any request.
-fn answer<B>(_: Request<B>) -> Ready<Result<Response<Body>, Infallible>> {
-    ready(Ok(Response::new(Body::from("answer"))))
+/// Responds to any request.
+fn respond<B>(_: Request<B>) -> Ready<Result<Response<Body>, Infallible>> {
+    ready(Ok(Response::new(Body::from("response"))))
 }
 
 // === axum ===
 
-/// A test that `Router::layer` measures each request under the pattern that matched it, and those that matched none as `unmatched`.
+/// Requests that matched no pattern are `unmatched`.
 #[tokio::test]
-async fn a_router_layer_sees_patterns() {
+async fn a_router_layer_counts_by_matched_pattern() {
     let monitor = monitor();
     let router = Router::new()
         .route("/users/{id}", get(|| async { "user" }).post(|| async { "made" }))
@@ -66,8 +80,8 @@ async fn a_router_layer_sees_patterns() {
     assert_eq!(send(&router, "DELETE", "/users/1").await, 405);
     assert_eq!(send(&router, "GET", "/files/a/b").await, 200);
     assert_eq!(send(&router, "GET", "/nothing/here").await, 404);
-    // The fixed route comes first; the others in the order of their first request.
-    assert_seen(
+    // The predefined route is first, the others follow in the order of their first request.
+    assert_counted(
         &monitor,
         &[
             ("GET", "unmatched", 1),
@@ -80,21 +94,20 @@ async fn a_router_layer_sees_patterns() {
     );
 }
 
-/// A test that `Router::route_layer` measures what matched, and only that.
 #[tokio::test]
-async fn a_route_layer_sees_what_matched() {
+async fn a_route_layer_counts_only_what_matched() {
     let monitor = monitor();
     let router = Router::new().route("/a/{id}", get(|| async {})).route_layer(monitor.layer());
     let router = router.route("/b/{id}", get(|| async {}));
     send(&router, "GET", "/a/1").await;
     send(&router, "GET", "/b/1").await;
     assert_eq!(send(&router, "GET", "/nothing").await, 404);
-    assert_seen(&monitor, &[("GET", "/a/{id}", 1)]);
+    assert_counted(&monitor, &[("GET", "/a/{id}", 1)]);
 }
 
-/// A test that a layer around one route's methods, or one handler, measures those alone, under the pattern.
+/// A layer around a route's methods, or around one handler, measures only those.
 #[tokio::test]
-async fn layers_of_methods_and_handlers_see_patterns() {
+async fn layers_of_methods_and_handlers_count_by_matched_pattern() {
     let monitor = monitor();
     let one = get(|| async {}).layer(monitor.layer()).post(|| async {});
     let handler = (|| async {}).layer(monitor.layer());
@@ -102,12 +115,12 @@ async fn layers_of_methods_and_handlers_see_patterns() {
     send(&router, "GET", "/methods/1").await;
     send(&router, "POST", "/methods/1").await;
     send(&router, "POST", "/handler/1").await;
-    assert_seen(&monitor, &[("GET", "/methods/{id}", 1), ("POST", "/handler/{id}", 1)]);
+    assert_counted(&monitor, &[("GET", "/methods/{id}", 1), ("POST", "/handler/{id}", 1)]);
 }
 
-/// A test that nested and merged routers are measured under the whole pattern, wherever the layer is.
+/// The pattern does not depend on the place of the layer.
 #[tokio::test]
-async fn nested_routers_have_whole_patterns() {
+async fn nested_and_merged_routers_count_by_the_full_pattern() {
     let (outside, inside) = (monitor(), monitor());
     let users = Router::new().route("/users/{id}", get(|| async {})).layer(inside.layer());
     let merged = Router::new().route("/merged/{id}", get(|| async {}));
@@ -115,86 +128,113 @@ async fn nested_routers_have_whole_patterns() {
     send(&router, "GET", "/api/1/users/2").await;
     send(&router, "GET", "/merged/1").await;
     assert_eq!(send(&router, "GET", "/api/1/nothing").await, 404);
-    assert_seen(&inside, &[("GET", "/api/{version}/users/{id}", 1)]);
-    let expected = [("GET", "unmatched", 1), ("GET", "/api/{version}/users/{id}", 1), ("GET", "/merged/{id}", 1)];
-    assert_seen(&outside, &expected);
+    assert_counted(&inside, &[("GET", "/api/{version}/users/{id}", 1)]);
+    let expected = [
+        ("GET", "unmatched", 1),
+        ("GET", "/api/{version}/users/{id}", 1),
+        ("GET", "/merged/{id}", 1),
+    ];
+    assert_counted(&outside, &expected);
 }
 
-/// A test that a nested service is `unmatched`, as axum tells no pattern of it, and its raw paths are no labels.
+/// axum sets no `MatchedPath` for it, and its raw paths must not become labels.
 #[tokio::test]
 async fn a_nested_service_is_unmatched() {
     let monitor = monitor();
-    let router = Router::new().nest_service("/static", service_fn(answer::<Body>)).layer(monitor.layer());
+    let router =
+        Router::new().nest_service("/static", service_fn(respond::<Body>)).layer(monitor.layer());
     assert_eq!(send(&router, "GET", "/static/secret").await, 200);
-    assert_seen(&monitor, &[("GET", "unmatched", 1)]);
+    assert_counted(&monitor, &[("GET", "unmatched", 1)]);
 }
 
-/// A test that a fallback is `unmatched`, with a handler of one's own too.
+/// The fallback may be a handler of the application.
 #[tokio::test]
 async fn a_fallback_is_unmatched() {
     let monitor = monitor();
-    let router = Router::new().fallback(|uri: Uri| async move { uri.to_string() }).layer(monitor.layer());
+    let router =
+        Router::new().fallback(|uri: Uri| async move { uri.to_string() }).layer(monitor.layer());
     assert_eq!(send(&router, "GET", "/token/12345").await, 200);
-    assert_seen(&monitor, &[("GET", "unmatched", 1)]);
+    assert_counted(&monitor, &[("GET", "unmatched", 1)]);
 }
 
-/// A test that a layer around a whole router counts `unmatched`, as nothing has matched there yet.
+/// No route has been matched there yet.
 #[tokio::test]
 async fn a_layer_around_a_router_is_unmatched() {
     let monitor = monitor();
     let router = Router::new().route("/around/{id}", get(|| async {}));
     let service = ServiceBuilder::new().layer(monitor.layer()).service(router);
     let request = Request::get("/around/1").body(Body::empty()).unwrap();
-    service.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
-    assert_seen(&monitor, &[("GET", "unmatched", 1)]);
+    exchange(&service, request).await;
+    assert_counted(&monitor, &[("GET", "unmatched", 1)]);
 }
 
-/// A test that neither a raw path nor a query ever gets into the scraped text.
 #[tokio::test]
-async fn a_raw_path_is_never_a_label() {
+async fn raw_paths_and_queries_are_never_labels() {
     let monitor = monitor();
     let router = Router::new()
         .route("/raw/{id}", get(|| async {}))
-        .nest_service("/raw_nested", service_fn(answer::<Body>))
+        .nest_service("/raw_nested", service_fn(respond::<Body>))
         .layer(monitor.layer());
     for path in ["/raw/needle", "/needle", "/raw/1?needle", "/raw/1/needle", "/raw_nested/needle"] {
         send(&router, "GET", path).await;
     }
     let requests = |route| scrape().sum("tower_stall_requests_total", &[("route", route)]);
-    eventually("all are told of", || requests("/raw/{id}") == 2.0 && requests("unmatched") >= 3.0);
+    eventually("all are counted", || requests("/raw/{id}") == 2.0 && requests("unmatched") >= 3.0);
     scrape().assert_lacks("needle");
 }
 
-// === Labels of one's own ===
+// === `route_label` ===
 
-/// A test that a plain service has the labels it was given, and `unmatched` for `None` and without a function.
+/// It is `unmatched` where the closure returns `None`, and without a closure.
 #[tokio::test]
-async fn a_plain_service_has_labels_of_its_own() {
-    let label = |method: &Method, uri: &Uri| (uri.path() != "/none").then(|| format!("{method} {}", uri.path().len()));
-    let labelled = builder().route_label(label).spawn().unwrap();
+async fn a_plain_service_uses_route_label() {
+    let label = |request: &RouteRequest<'_>| {
+        let path = request.uri().path();
+        (path != "/none").then(|| format!("{} {}", request.method(), path.len()).into())
+    };
+    let labeled = builder().route_label(label).spawn().unwrap();
     let plain = monitor();
-    for monitor in [&labelled, &plain] {
-        let service = monitor.layer().layer(service_fn(answer::<()>));
+    for monitor in [&labeled, &plain] {
+        let service = monitor.layer().layer(service_fn(respond::<()>));
         for path in ["/none", "/12345"] {
-            let response = service.clone().oneshot(support::get(path)).await.unwrap();
-            response.into_body().collect().await.unwrap();
+            exchange(&service, support::get(path)).await;
         }
     }
-    assert_seen(&labelled, &[("GET", "unmatched", 1), ("GET", "GET 6", 1)]);
-    assert_seen(&plain, &[("GET", "unmatched", 2)]);
+    assert_counted(&labeled, &[("GET", "unmatched", 1), ("GET", "GET 6", 1)]);
+    assert_counted(&plain, &[("GET", "unmatched", 2)]);
 }
 
-/// A test that the pattern axum matched goes before a label of one's own, which is for what it did not match.
 #[tokio::test]
-async fn a_matched_path_goes_first() {
-    let monitor = builder().route_label(|_, _| Some("mine".into())).spawn().unwrap();
+async fn a_matched_path_takes_precedence_over_route_label() {
+    let monitor = builder().route_label(|_| Some("label".into())).spawn().unwrap();
     let router = Router::new().route("/matched/{id}", get(|| async {})).layer(monitor.layer());
     send(&router, "GET", "/matched/1").await;
     send(&router, "GET", "/nothing").await;
-    assert_seen(&monitor, &[("GET", "/matched/{id}", 1), ("GET", "mine", 1)]);
+    assert_counted(&monitor, &[("GET", "/matched/{id}", 1), ("GET", "label", 1)]);
 }
 
-/// A test that a method nobody knows is `OTHER`, so that clients cannot make labels.
+#[tokio::test]
+async fn route_label_first_takes_precedence_over_a_matched_path() {
+    let label = |request: &RouteRequest<'_>| {
+        let is_probe = request.headers().contains_key("x-probe");
+        let is_marked = request.extensions().get::<Marked>().is_some();
+        (is_probe || is_marked).then(|| "label".into())
+    };
+    let monitor = builder().route_label(label).route_label_first(true).spawn().unwrap();
+    let router = Router::new().route("/matched/{id}", get(|| async {})).layer(monitor.layer());
+    let request = || Request::get("/matched/1");
+    for request in
+        [request(), request().header("x-probe", "1"), request().extension(Marked), request()]
+    {
+        exchange(&router, request.body(Body::empty()).unwrap()).await;
+    }
+    assert_counted(&monitor, &[("GET", "/matched/{id}", 2), ("GET", "label", 2)]);
+}
+
+#[derive(Clone)]
+struct Marked;
+
+/// Clients cannot create labels.
 #[tokio::test]
 async fn an_unknown_method_is_other() {
     let monitor = monitor();
@@ -202,30 +242,31 @@ async fn an_unknown_method_is_other() {
     send(&router, "BREW", "/pot").await;
     send(&router, "get", "/pot").await;
     send(&router, "PATCH", "/pot").await;
-    assert_seen(&monitor, &[("OTHER", "/pot", 2), ("PATCH", "/pot", 1)]);
-    eventually("they are told of", || scrape().has("tower_stall_requests_total", &[("route", "/pot")]));
+    assert_counted(&monitor, &[("OTHER", "/pot", 2), ("PATCH", "/pot", 1)]);
+    eventually("they are counted", || {
+        scrape().has("tower_stall_requests_total", &[("route", "/pot")])
+    });
     scrape().assert_lacks("BREW");
 }
 
-/// A test that a client that asks for a method `TASK` does not get among the tasks.
 #[tokio::test]
-async fn a_method_task_is_no_task() {
+async fn a_request_with_the_method_task_is_not_a_task() {
     let monitor = monitor();
     let router = Router::new().route("/work", any(|| async {})).layer(monitor.layer());
     send(&router, "TASK", "/work").await;
-    assert_seen(&monitor, &[("OTHER", "/work", 1)]);
+    assert_counted(&monitor, &[("OTHER", "/work", 1)]);
 }
 
-/// A test that past `max_routes` pairs all further ones are `overflow`, that those before stay apart, and that each request of theirs is
-/// counted as overflowed.
+/// Routes past `max_routes` share `overflow`, those before stay separate, and each request that
+/// overflowed is counted.
 #[tokio::test]
-async fn past_the_cap_routes_overflow() {
+async fn routes_past_the_cap_overflow() {
     let monitor = by_path().max_routes(2).spawn().unwrap();
-    let service = monitor.layer().layer(service_fn(answer::<()>));
+    let service = monitor.layer().layer(service_fn(respond::<()>));
     for path in ["/cap/a", "/cap/b", "/cap/c", "/cap/d", "/cap/c", "/cap/a"] {
-        service.clone().oneshot(support::get(path)).await.unwrap().into_body().collect().await.unwrap();
+        exchange(&service, support::get(path)).await;
     }
-    assert_seen(&monitor, &[("GET", "overflow", 3), ("GET", "/cap/a", 2), ("GET", "/cap/b", 1)]);
+    assert_counted(&monitor, &[("GET", "overflow", 3), ("GET", "/cap/a", 2), ("GET", "/cap/b", 1)]);
     // No other test here overflows.
     let overflowed = || scrape().sum("tower_stall_routes_overflowed_total", &[]);
     eventually("the overflow is counted", || overflowed() >= 3.0);
@@ -233,36 +274,37 @@ async fn past_the_cap_routes_overflow() {
     scrape().assert_lacks("/cap/c");
 }
 
-/// A test that a label with characters that would break the text is one line of clean text, and a long one is cut.
+/// Characters that would break the text format are replaced, and long labels are truncated.
 #[tokio::test]
-async fn labels_are_cleaned() {
-    let label = |_: &Method, uri: &Uri| match uri.path() {
-        "/long" => Some("ü".repeat(1_000)),
+async fn labels_are_sanitized() {
+    let label = |request: &RouteRequest<'_>| match request.uri().path() {
+        "/long" => Some("ü".repeat(1_000).into()),
         _ => Some("weird\n\"label\\with\u{7}all, {of}=it".into()),
     };
     let monitor = builder().route_label(label).spawn().unwrap();
-    let service = monitor.layer().layer(service_fn(answer::<()>));
+    let service = monitor.layer().layer(service_fn(respond::<()>));
     for path in ["/weird", "/long"] {
-        service.clone().oneshot(support::get(path)).await.unwrap().into_body().collect().await.unwrap();
+        exchange(&service, support::get(path)).await;
     }
     let (weird, long) = ("weird__label_with_all, {of}=it", "ü".repeat(128));
-    assert_seen(&monitor, &[("GET", weird, 1), ("GET", &long, 1)]);
+    assert_counted(&monitor, &[("GET", weird, 1), ("GET", &long, 1)]);
     for route in [weird, &long] {
         support::assert_outcomes(route, &[("2xx", 1)]);
     }
 }
 
-/// A test that labels which differ only past what is kept of them take no memory each.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn labels_cut_to_the_same_take_no_memory() {
+async fn labels_equal_after_truncation_take_no_memory_each() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     const REQUESTS: usize = 20_000;
     const MIB: usize = 1 << 20;
     let served = AtomicUsize::new(0);
-    let label = move |_: &Method, _: &Uri| Some(format!("{:04096}{}", 0, served.fetch_add(1, Ordering::Relaxed)));
+    let label = move |_: &RouteRequest<'_>| {
+        Some(format!("{:04096}{}", 0, served.fetch_add(1, Ordering::Relaxed)).into())
+    };
     let monitor = builder().route_label(label).spawn().unwrap();
-    let mut service = monitor.layer().layer(service_fn(answer::<()>));
+    let mut service = monitor.layer().layer(service_fn(respond::<()>));
     let resident = || {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
         pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -271,21 +313,21 @@ async fn labels_cut_to_the_same_take_no_memory() {
     for _ in 0..REQUESTS {
         drop(service.call(support::get("/")).await.unwrap().into_body().collect().await.unwrap());
     }
-    assert_seen(&monitor, &[("GET", &"0".repeat(256), REQUESTS as u64)]);
+    assert_counted(&monitor, &[("GET", &"0".repeat(256), REQUESTS as u64)]);
     let grown = resident().saturating_sub(before) / MIB;
     assert!(grown < 32, "{grown} MiB for {REQUESTS} labels of 4 KiB");
 }
 
 // === More than one layer ===
 
-/// A test that a request through several layers of one monitor counts once, its polls too.
+/// The polls are counted once, too.
 #[tokio::test]
-async fn several_layers_of_a_monitor_count_once() {
+async fn several_layers_of_one_monitor_count_once() {
     let count = |layers: usize| async move {
         let monitor = monitor();
         let handler = || async {
             tokio::task::yield_now().await;
-            "answer"
+            "response"
         };
         let mut methods = get(handler);
         if layers > 2 {
@@ -307,26 +349,27 @@ async fn several_layers_of_a_monitor_count_once() {
     assert_eq!(count(3).await, one);
 }
 
-/// A test that requests after one that several layers saw are measured as well: on the same thread, by each of the layers alone.
+/// The thread may just have served a request through both layers.
 #[tokio::test]
-async fn an_inner_layer_measures_what_comes_by_another_way() {
+async fn an_inner_layer_measures_requests_that_bypass_the_outer_one() {
     let monitor = by_path().spawn().unwrap();
-    let inner = monitor.layer().layer(service_fn(answer::<()>));
+    let inner = monitor.layer().layer(service_fn(respond::<()>));
     let outer = monitor.layer().layer(inner.clone());
     for _ in 0..3 {
-        outer.clone().oneshot(support::get("/way/outer")).await.unwrap().into_body().collect().await.unwrap();
-        inner.clone().oneshot(support::get("/way/inner")).await.unwrap().into_body().collect().await.unwrap();
+        exchange(&outer, support::get("/way/outer")).await;
+        exchange(&inner, support::get("/way/inner")).await;
     }
-    assert_seen(&monitor, &[("GET", "/way/outer", 3), ("GET", "/way/inner", 3)]);
+    assert_counted(&monitor, &[("GET", "/way/outer", 3), ("GET", "/way/inner", 3)]);
 }
 
-/// A test that two monitors each count a request that passes both, in the scraped text together.
+/// A scrape shows their sum.
 #[tokio::test]
-async fn two_monitors_count_each() {
-    let (one, other) = (monitor(), monitor());
-    let router = Router::new().route("/both", get(|| async {})).layer(one.layer()).layer(other.layer());
+async fn two_monitors_each_count_a_request() {
+    let (first, second) = (monitor(), monitor());
+    let router =
+        Router::new().route("/both", get(|| async {})).layer(first.layer()).layer(second.layer());
     send(&router, "GET", "/both").await;
-    assert_seen(&one, &[("GET", "/both", 1)]);
-    assert_seen(&other, &[("GET", "/both", 1)]);
+    assert_counted(&first, &[("GET", "/both", 1)]);
+    assert_counted(&second, &[("GET", "/both", 1)]);
     support::assert_outcomes("/both", &[("2xx", 2)]);
 }

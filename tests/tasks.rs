@@ -1,4 +1,4 @@
-//! Background tasks, on every kind of runtime.
+//! Tests of background tasks, on every kind of runtime.
 #![allow(clippy::unwrap_used, missing_docs)]
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
@@ -8,32 +8,38 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::Empty;
-use support::{Script, Step, assert_outcomes, builder, by_path, eventually, get, in_flight, scrape, stats};
-use tokio::runtime::{Builder, Runtime};
+use support::{
+    Script, Step, assert_outcomes, builder, by_path, current_thread_runtime, eventually, get,
+    in_flight, runtime, scrape, stats,
+};
+use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, yield_now};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_stall::{StallMonitor, StallService};
 
-/// Requests, in flight, and polls of a task.
+type Reply = Response<Script>;
+
+/// Returns a task's requests, requests in flight, and polls.
 fn task_stats(monitor: &StallMonitor, name: &str) -> Option<(u64, u64, u64)> {
     stats(monitor, "TASK", name).map(|stats| (stats.requests(), stats.in_flight(), stats.polls()))
 }
 
-/// Waits a number of times.
-async fn waits(times: usize) {
+/// Is pending a number of times.
+async fn yields(times: usize) {
     for _ in 0..times {
         yield_now().await;
     }
 }
 
-/// A measured service that answers the second time it is polled.
+/// Returns a measured service whose future is ready at its second poll.
 fn service(
     monitor: &StallMonitor,
-) -> StallService<impl Service<Request<()>, Response = Response<Script>, Error = Infallible> + Clone> {
+) -> StallService<impl Service<Request<()>, Response = Reply, Error = Infallible> + Clone> {
     let work = |_| async {
         yield_now().await;
         Script::new([Step::Data(1)]).response()
@@ -41,13 +47,14 @@ fn service(
     monitor.layer().layer(service_fn(work))
 }
 
-/// A test that a task is in flight from `instrument` to its end, each of its polls counted, and then a `2xx` of `TASK`.
+/// It is in flight from `instrument` on, each of its polls is counted, and it ends as a `2xx` of
+/// the method `TASK`.
 #[tokio::test]
-async fn a_task_is_measured_from_beginning_to_end() {
+async fn a_task_is_measured_from_start_to_end() {
     let monitor = builder().spawn().unwrap();
     let mut two = Box::pin(monitor.instrument("task/end", async {
-        yield_once().await;
-        yield_once().await;
+        pend_once().await;
+        pend_once().await;
         7
     }));
     assert_eq!(task_stats(&monitor, "task/end"), Some((1, 1, 0)));
@@ -56,23 +63,27 @@ async fn a_task_is_measured_from_beginning_to_end() {
     assert_pending!(polled.poll());
     assert_eq!(task_stats(&monitor, "task/end"), Some((1, 1, 2)));
     assert_eq!(assert_ready!(polled.poll()), 7);
-    // It is over when it is done, not when it is dropped.
+    // It ends when it completes, not when it is dropped.
     assert_eq!(task_stats(&monitor, "task/end"), Some((1, 0, 3)));
     assert_outcomes("task/end", &[("2xx", 1)]);
-    assert!(scrape().has("tower_stall_requests_total", &[("method", "TASK"), ("route", "task/end")]));
+    assert!(
+        scrape().has("tower_stall_requests_total", &[("method", "TASK"), ("route", "task/end")])
+    );
     drop(two);
     assert_eq!(task_stats(&monitor, "task/end"), Some((1, 0, 3)));
 }
 
-/// Pending once.
-async fn yield_once() {
-    let mut is_over = false;
-    std::future::poll_fn(|_| if std::mem::replace(&mut is_over, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+/// Is pending once, and wakes nothing.
+async fn pend_once() {
+    let mut was_pending = false;
+    std::future::poll_fn(|_| {
+        if std::mem::replace(&mut was_pending, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
-/// A test that a living task shows in the scraped text.
 #[tokio::test]
-async fn a_living_task_is_in_flight_in_the_text() {
+async fn a_running_task_is_in_flight_in_the_text() {
     let monitor = builder().spawn().unwrap();
     let task = monitor.instrument("task/alive", pending::<()>());
     eventually("the task is in flight", || scrape().in_flight("task/alive") == 1);
@@ -80,7 +91,7 @@ async fn a_living_task_is_in_flight_in_the_text() {
     eventually("the task is not in flight", || scrape().in_flight("task/alive") == 0);
 }
 
-/// A test that a task dropped before its end counts as `cancelled`, polled or not.
+/// It does not matter whether the task was polled.
 #[tokio::test]
 async fn a_dropped_task_is_cancelled() {
     let monitor = builder().spawn().unwrap();
@@ -94,7 +105,6 @@ async fn a_dropped_task_is_cancelled() {
     assert_outcomes("task/dropped", &[("cancelled", 3)]);
 }
 
-/// A test that a task which panics counts as `panicked`.
 #[tokio::test]
 async fn a_panicking_task_is_panicked() {
     let monitor = builder().spawn().unwrap();
@@ -103,7 +113,7 @@ async fn a_panicking_task_is_panicked() {
     assert_outcomes("task/panic", &[("panicked", 1)]);
 }
 
-/// A test that requests inside an instrumented task, as those of a connection, are measured each on its own, and the task is too.
+/// Each request is measured by itself, like those of a connection, and so is the task.
 #[tokio::test]
 async fn requests_inside_a_task_are_measured() {
     let monitor = by_path().spawn().unwrap();
@@ -115,20 +125,19 @@ async fn requests_inside_a_task_are_measured() {
     };
     monitor.instrument("task/connection", connection).await;
     let request = stats(&monitor, "GET", "/task/request").unwrap();
-    // A call and two polls each.
+    // The call and two polls, each.
     assert_eq!((request.requests(), request.in_flight(), request.polls()), (3, 0, 9));
     assert_eq!(task_stats(&monitor, "task/connection"), Some((1, 0, 4)));
     assert_outcomes("/task/request", &[("cancelled", 3)]);
     assert_outcomes("task/connection", &[("2xx", 1)]);
 }
 
-/// A test that a task started from within a request, and one within another task, is measured.
 #[tokio::test]
 async fn tasks_inside_requests_and_tasks_are_measured() {
     let monitor = by_path().spawn().unwrap();
     let inner = monitor.clone();
     let work = move |_| {
-        let task = inner.instrument("task/outer", inner.instrument("task/inner", waits(1)));
+        let task = inner.instrument("task/outer", inner.instrument("task/inner", yields(1)));
         async {
             task.await;
             Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
@@ -140,12 +149,23 @@ async fn tasks_inside_requests_and_tasks_are_measured() {
     assert_outcomes("/task/around", &[("2xx", 1)]);
 }
 
-/// A test that a task without a monitor runs on.
+/// Short polls are not told apart, and a nested one is not the longest of those.
+#[tokio::test]
+async fn the_longest_poll_is_an_upper_bound_of_short_polls() {
+    let monitor = builder().spawn().unwrap();
+    let inner = monitor.instrument("longest/inner", async {});
+    monitor.instrument("longest/outer", inner).await;
+    let stats = stats(&monitor, "TASK", "longest/inner").unwrap();
+    assert_eq!(stats.polls(), 1);
+    assert!(stats.longest_poll() >= Duration::from_micros(100), "{stats:?}");
+    assert!(stats.poll_quantile(0.5).unwrap() >= Duration::from_micros(100), "{stats:?}");
+}
+
 #[tokio::test]
 async fn a_task_outlives_its_monitor() {
     let monitor = builder().spawn().unwrap();
     let task = monitor.instrument("task/orphan", async {
-        waits(2).await;
+        yields(2).await;
         7
     });
     drop(monitor);
@@ -154,10 +174,10 @@ async fn a_task_outlives_its_monitor() {
 
 // === Runtimes ===
 
-/// Serves a request and runs a task on a runtime, and sees both in the text.
+/// Serves a request and runs a task, and checks that both are counted.
 async fn measure(monitor: &StallMonitor, path: &str, name: &str) {
     drop(service(monitor).oneshot(get(path)).await.unwrap());
-    monitor.instrument(name, waits(2)).await;
+    monitor.instrument(name, yields(2)).await;
     let request = stats(monitor, "GET", path).unwrap();
     assert_eq!((request.requests(), request.in_flight(), request.polls()), (1, 0, 3));
     assert_eq!(task_stats(monitor, name), Some((1, 0, 3)));
@@ -167,10 +187,9 @@ fn workers(runtime: &str) -> u64 {
     scrape().sum("tower_stall_workers", &[("runtime", runtime)]) as u64
 }
 
-/// A test that a runtime of one thread is measured.
 #[test]
 fn a_current_thread_runtime_is_measured() {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = current_thread_runtime();
     runtime.block_on(async {
         let monitor = by_path().runtime_name("one").spawn().unwrap();
         measure(&monitor, "/runtime/one", "task/one").await;
@@ -179,12 +198,12 @@ fn a_current_thread_runtime_is_measured() {
     });
 }
 
-/// A test that tasks on all threads of a runtime are measured.
 #[test]
 fn a_multi_thread_runtime_is_measured() {
-    let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+    let runtime = runtime(3);
     let monitor = by_path().runtime(runtime.handle().clone()).runtime_name("many").spawn().unwrap();
-    let tasks: Vec<_> = (0..30).map(|_| runtime.spawn(monitor.instrument("task/many", waits(9)))).collect();
+    let tasks: Vec<_> =
+        (0..30).map(|_| runtime.spawn(monitor.instrument("task/many", yields(9)))).collect();
     for task in tasks {
         runtime.block_on(task).unwrap();
     }
@@ -194,15 +213,14 @@ fn a_multi_thread_runtime_is_measured() {
     assert_eq!(workers("many"), 3);
 }
 
-/// A test that tasks which cannot leave their thread are measured, on a `LocalSet`.
 #[test]
 fn a_local_set_is_measured() {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = current_thread_runtime();
     LocalSet::new().block_on(&runtime, async {
         let monitor = by_path().runtime_name("local").spawn().unwrap();
         let rc = Rc::new(());
         let local = monitor.instrument("task/local/rc", async move {
-            waits(1).await;
+            yields(1).await;
             drop(rc);
         });
         tokio::task::spawn_local(local).await.unwrap();
@@ -211,13 +229,13 @@ fn a_local_set_is_measured() {
     });
 }
 
-/// A test that two monitors tell their two runtimes apart by the label `runtime`, and each counts only its own requests.
+/// Their series differ by the label `runtime`, and each monitor counts only its own requests.
 #[test]
-fn two_runtimes_have_a_monitor_each() {
-    let runtime =
-        |workers| -> Runtime { Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap() };
+fn two_runtimes_have_separate_monitors() {
     let (small, big) = (runtime(1), runtime(2));
-    let monitor = |name, of: &Runtime| by_path().runtime(of.handle().clone()).runtime_name(name).spawn().unwrap();
+    let monitor = |name, of: &Runtime| {
+        by_path().runtime(of.handle().clone()).runtime_name(name).spawn().unwrap()
+    };
     let (of_small, of_big) = (monitor("small", &small), monitor("big", &big));
     small.block_on(measure(&of_small, "/runtime/small", "task/small"));
     big.block_on(measure(&of_big, "/runtime/big", "task/big"));
@@ -226,7 +244,10 @@ fn two_runtimes_have_a_monitor_each() {
         eventually("the lag of each is in the text", || lag_samples(name) > 0);
         let now = scrape();
         let busy = |worker: usize| {
-            now.has("tower_stall_worker_busy_ratio", &[("runtime", name), ("worker", &worker.to_string())])
+            now.has(
+                "tower_stall_worker_busy_ratio",
+                &[("runtime", name), ("worker", &worker.to_string())],
+            )
         };
         assert!((0..workers).all(busy) && !busy(workers), "{name}");
     }

@@ -1,32 +1,39 @@
-//! Medians and spreads.
+//! Medians and quartiles.
 
-/// The middle of some numbers, and the middle half of them.
+/// The quartiles of a sample.
 #[derive(Clone, Copy, Debug)]
-pub struct Spread {
+pub struct Quartiles {
+    pub lower: f64,
     pub median: f64,
-    pub low: f64,
-    pub high: f64,
+    pub upper: f64,
 }
 
-impl Spread {
-    pub fn of(numbers: &[f64]) -> Self {
-        Self { median: median(numbers), low: quantile(numbers, 0.25), high: quantile(numbers, 0.75) }
+impl Quartiles {
+    pub fn of(sample: &[f64]) -> Self {
+        Self {
+            lower: quantile(sample, 0.25),
+            median: median(sample),
+            upper: quantile(sample, 0.75),
+        }
     }
 }
 
-impl std::fmt::Display for Spread {
+impl std::fmt::Display for Quartiles {
+    /// Writes the median and, in parentheses, the interquartile range.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.0} ({:.0}…{:.0})", self.median, self.low, self.high)
+        let precision = f.precision().unwrap_or(0);
+        let Self { lower, median, upper } = self;
+        write!(f, "{median:.precision$} ({lower:.precision$}…{upper:.precision$})")
     }
 }
 
-pub fn median(numbers: &[f64]) -> f64 {
-    quantile(numbers, 0.5)
+pub fn median(sample: &[f64]) -> f64 {
+    quantile(sample, 0.5)
 }
 
-/// Of an empty list it is not a number.
-pub fn quantile(numbers: &[f64], quantile: f64) -> f64 {
-    let mut sorted = numbers.to_vec();
+/// Returns NaN for an empty sample.
+pub fn quantile(sample: &[f64], quantile: f64) -> f64 {
+    let mut sorted = sample.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * quantile).round() as usize).copied().unwrap_or(f64::NAN)

@@ -1,9 +1,9 @@
-//! CPU work that takes about as long on any machine, in debug and in release.
+//! CPU-bound work, calibrated to take about as long on any machine and in any build profile.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Blurs pixels, or whatever numbers they are, in place.
+/// Blurs pixels in place. Any bytes will do.
 pub(crate) fn smooth(pixels: &mut [u8], passes: usize) {
     for _ in 0..passes {
         for at in 1..pixels.len() {
@@ -13,7 +13,7 @@ pub(crate) fn smooth(pixels: &mut [u8], passes: usize) {
     }
 }
 
-/// Something to work on.
+/// Returns some pixels to blur.
 pub(crate) fn sample() -> Vec<u8> {
     (0..4096_u32).map(|at| at.to_le_bytes()[0]).collect()
 }
@@ -22,16 +22,17 @@ pub(crate) fn smooth_sample(passes: usize) {
     smooth(&mut sample(), passes);
 }
 
-/// How many units of work take the time wished for, judged by short trials.
-pub(crate) fn units(wish: Duration, work: impl Fn(usize)) -> usize {
+/// Returns how many units of work take the target duration, extrapolated from short trials.
+pub(crate) fn calibrate(target: Duration, work: impl Fn(usize)) -> usize {
     const TRIAL: Duration = Duration::from_millis(1);
     let trial = |units| (units, fastest(|| work(units)));
     let mut trials = (0..30).map(|doublings| trial(1 << doublings));
-    let (units, took) = trials.find(|(_, took)| *took >= TRIAL).unwrap_or((1, wish));
-    (units as f64 * wish.as_secs_f64() / took.as_secs_f64()).ceil() as usize
+    let (units, took) = trials.find(|(_, took)| *took >= TRIAL).unwrap_or((1, target));
+    (units as f64 * target.as_secs_f64() / took.as_secs_f64()).ceil() as usize
 }
 
-/// Of several tries: on a busy machine most look longer than they are, but one of a millisecond or two often goes undisturbed.
+/// Returns the shortest of several runs. A busy machine delays most of them, but a run of a
+/// millisecond or two is often undisturbed.
 fn fastest(work: impl Fn()) -> Duration {
     let timed = |_| {
         let start = Instant::now();

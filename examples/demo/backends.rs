@@ -1,4 +1,4 @@
-//! What the service depends on, and what makes some of its routes slow: a disk far away, and a lock that others hold.
+//! Backends that make some routes slow: a remote disk and contended locks.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Files on another machine, which answers after a while. Reading is synchronous, as with any mounted disk.
+/// A network file system with a slow server. Reads are synchronous, as on any mounted disk.
 #[derive(Clone, Copy)]
 pub(crate) struct NetworkDisk {
     server: SocketAddr,
 }
 
-/// A cache behind one lock, which a refresher holds most of the time.
+/// A cache behind one lock. A refresher thread holds the lock most of the time.
 #[derive(Clone)]
 pub(crate) struct Cache {
     entries: Arc<Mutex<HashMap<String, String>>>,
 }
 
-/// What ten customers have, each behind a lock of its own.
+/// The balances of ten customers, each behind its own lock.
 #[derive(Clone, Default)]
 pub(crate) struct Accounts {
     balances: Arc<[Mutex<i64>; 10]>,
@@ -31,7 +31,7 @@ impl NetworkDisk {
     pub(crate) fn mount() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let server = listener.local_addr()?;
-        start("network-disk", move || listener.incoming().flatten().for_each(answer_later))?;
+        spawn("network-disk", move || listener.incoming().flatten().for_each(spawn_response))?;
         Ok(Self { server })
     }
 
@@ -44,14 +44,14 @@ impl NetworkDisk {
     }
 }
 
-/// A client that has gone, or a machine out of threads, gets no answer.
-fn answer_later(client: TcpStream) {
-    let _ = start("network-disk", move || {
-        let _ = answer(client);
+/// Responds on a thread of its own. Errors only mean that the client gets no response.
+fn spawn_response(client: TcpStream) {
+    let _ = spawn("network-disk", move || {
+        let _ = respond(client);
     });
 }
 
-fn answer(mut client: TcpStream) -> io::Result<()> {
+fn respond(mut client: TcpStream) -> io::Result<()> {
     thread::sleep(Duration::from_millis(55));
     let mut name = [0; 256];
     let length = client.read(&mut name)?;
@@ -64,19 +64,19 @@ impl Cache {
     pub(crate) fn open() -> io::Result<Self> {
         let cache = Self { entries: Arc::default() };
         let refreshed = cache.clone();
-        start("cache-refresher", move || refreshed.refresh_forever())?;
+        spawn("cache-refresher", move || refreshed.refresh_forever())?;
         Ok(cache)
     }
 
-    pub(crate) fn get_or_make(&self, key: &str) -> String {
+    pub(crate) fn get_or_insert(&self, key: &str) -> String {
         let mut entries = self.lock();
         entries.entry(key.to_owned()).or_insert_with(|| format!("value of {key}")).clone()
     }
 
     fn refresh_forever(&self) {
-        for held in [80, 60, 70].into_iter().cycle() {
+        for millis in [80, 60, 70].into_iter().cycle() {
             let mut entries = self.lock();
-            thread::sleep(Duration::from_millis(held));
+            thread::sleep(Duration::from_millis(millis));
             entries.clear();
             drop(entries);
             thread::sleep(Duration::from_millis(10));
@@ -91,8 +91,11 @@ impl Cache {
 // === impl Accounts ===
 
 impl Accounts {
+    /// Deadlocks if both accounts are the same one.
     pub(crate) fn transfer(&self, from: usize, to: usize) {
-        let account = |number: usize| self.balances[number % 10].lock().unwrap_or_else(PoisonError::into_inner);
+        let account = |number: usize| {
+            self.balances[number % 10].lock().unwrap_or_else(PoisonError::into_inner)
+        };
         let mut payer = account(from);
         let mut payee = account(to);
         *payer -= 1;
@@ -100,6 +103,6 @@ impl Accounts {
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }

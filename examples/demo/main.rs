@@ -1,30 +1,35 @@
-//! An axum service with good routes and bad ones, watched by tower-stall, under traffic of its own.
+//! An axum service with blocking and non-blocking routes, monitored by tower-stall, under
+//! generated load.
 //!
-//! Run with `cargo run --example demo`, and `cargo run --example demo -- --help` for the options. Within a few seconds the table
-//! names the five routes that hold worker threads, and leaves the healthy ones alone. Ctrl-C ends it.
+//! Run it with `cargo run --example demo`, or with `cargo run --example demo -- --help` for the
+//! options. Within a few seconds the table shows the five routes that stall worker threads, and
+//! for how long. The non-blocking routes have no stalls. Ctrl-C ends the demo.
 //!
-//! Four groups of threads share the process and never wait for one another: the service's workers, which the bad routes hold; the
-//! clients' runtime; the metrics' server; and the main thread, which draws.
+//! The process has four groups of threads that never wait for each other: the worker threads of
+//! the service, which the blocking routes stall; the runtime of the clients; the metrics server;
+//! and the main thread, which draws the table.
 
 mod backends;
+mod blocking;
 #[path = "../common/burn.rs"]
 mod burn;
-mod flame;
+#[path = "../common/number.rs"]
+mod number;
 mod options;
 mod page;
 mod reports;
 mod screen;
 mod service;
-mod sick;
 mod table;
 mod traffic;
-#[path = "../common/value.rs"]
-mod value;
 mod work;
 
 use std::error::Error;
+use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -33,15 +38,14 @@ use tokio::runtime::{Builder, Runtime};
 use tower_stall::StallMonitor;
 use tower_stall::prometheus::Server;
 
-use self::flame::Flamegraph;
 use self::options::{Command, HELP, Options};
 use self::page::Page;
 use self::screen::Screen;
 use self::traffic::Traffic;
 
-type Failure = Box<dyn Error>;
+type BoxError = Box<dyn Error>;
 
-/// What runs; the demo ends when it is dropped.
+/// The running demo. Dropping it stops the service and the clients.
 struct Demo {
     service: Runtime,
     clients: Runtime,
@@ -52,37 +56,43 @@ struct Demo {
 fn main() -> ExitCode {
     match Options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => exit_code(run(&options)),
-        Ok(Command::Help) => exit_code(write!(io::stdout(), "{HELP}").map_err(Failure::from)),
-        Err(error) => complain(&error, 2),
+        Ok(Command::Help) => exit_code(write!(io::stdout(), "{HELP}").map_err(BoxError::from)),
+        Err(error) => fail(&format_args!("{error}; see --help"), 2),
     }
 }
 
-fn run(options: &Options) -> Result<(), Failure> {
-    let mut screen = Screen::of_stdout();
+fn run(options: &Options) -> Result<(), BoxError> {
+    let mut screen = Screen::stdout();
     reports::install(options.log.as_deref(), &screen)?;
-    let flamegraph = options.flamegraph.as_deref().map(Flamegraph::create).transpose()?;
+    // Created first, so that a wrong path fails at once and not at the end.
+    let collapsed = options.collapsed_stacks.as_deref().map(create).transpose()?;
     let demo = Demo::start(options, &screen)?;
-    demo.watch(&mut screen, options.seconds)?;
-    if let Some(flamegraph) = flamegraph {
-        flamegraph.draw(&demo.page.stacks())?;
+    demo.show(&mut screen, options.seconds)?;
+    if let Some(mut file) = collapsed {
+        file.write_all(demo.page.collapsed_stacks().as_bytes())?;
     }
-    demo.end(&mut screen)
+    demo.stop(&mut screen)
 }
 
-/// A reader that has gone, as `head` does, is no failure.
-fn exit_code(result: Result<(), Failure>) -> ExitCode {
+fn create(path: &Path) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("--collapsed-stacks {}: {error}", path.display()))
+}
+
+/// Treats a closed stdout, as after `| head`, as success.
+fn exit_code(result: Result<(), BoxError>) -> ExitCode {
     match result {
-        Err(error) if !is_broken_pipe(&*error) => complain(&*error, 1),
+        Err(error) if !is_broken_pipe(&*error) => fail(&*error, 1),
         _ => ExitCode::SUCCESS,
     }
 }
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // Where even stderr is closed, the code has to say it.
+fn fail(error: &dyn Display, code: u8) -> ExitCode {
+    // If stderr is closed, too, the exit code has to suffice.
     let _ = writeln!(io::stderr(), "demo: {error}");
     ExitCode::from(code)
 }
@@ -90,24 +100,26 @@ fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 // === impl Demo ===
 
 impl Demo {
-    fn start(options: &Options, screen: &Screen) -> Result<Self, Failure> {
+    fn start(options: &Options, screen: &Screen) -> Result<Self, BoxError> {
         let server = serve_metrics(options.metrics_port)?;
         let service = runtime("service", options.workers)?;
         let clients = runtime("clients", 1)?;
-        let monitor = watch(&service, options)?;
-        let shown = monitor.clone();
-        server.show_stalls(move || shown.recent_stalls());
+        let monitor = spawn_monitor(&service, options)?;
+        server.show(&monitor);
         let address = service.block_on(service::start(local(options.port), &monitor))?;
-        let traffic = options.traffic.then(|| Traffic::start(&clients, address, options.healthy));
+        let start_traffic = || Traffic::start(&clients, address, options.blocking);
+        let traffic = options.traffic.then(start_traffic);
         if options.deadlock {
-            traffic::ask_once(address, "/accounts/7/transfer/7")?;
+            traffic::send_without_waiting(address, "/accounts/7/transfer/7")?;
         }
         let interrupted = interrupts(&clients);
-        let page = Page::new(monitor, options, address, server.local_addr(), traffic, screen.has_colors());
+        let colors = screen.has_colors();
+        let page = Page::new(monitor, options, address, server.local_addr(), traffic, colors);
         Ok(Self { service, clients, interrupted, page })
     }
 
-    fn watch(&self, screen: &mut Screen, seconds: Option<u64>) -> io::Result<()> {
+    /// Redraws the page until Ctrl-C, or for a number of seconds.
+    fn show(&self, screen: &mut Screen, seconds: Option<u64>) -> io::Result<()> {
         let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         screen.show(&self.page.opening())?;
         while self.wait(screen.interval(), end) {
@@ -116,26 +128,28 @@ impl Demo {
         Ok(())
     }
 
-    /// Whether to go on.
+    /// Waits for an interval. Returns whether the demo should continue.
     fn wait(&self, interval: Duration, end: Option<Instant>) -> bool {
-        let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        let outcome = self.interrupted.recv_timeout(interval.min(left));
-        outcome == Err(RecvTimeoutError::Timeout) && left > interval
+        let now = Instant::now();
+        let remaining = end.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
+        let outcome = self.interrupted.recv_timeout(interval.min(remaining));
+        outcome == Err(RecvTimeoutError::Timeout) && remaining > interval
     }
 
-    fn end(self, screen: &mut Screen) -> Result<(), Failure> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.clients.shutdown_timeout(PATIENCE);
-        self.service.shutdown_timeout(PATIENCE);
+    fn stop(self, screen: &mut Screen) -> Result<(), BoxError> {
+        const TIMEOUT: Duration = Duration::from_secs(1);
+        self.clients.shutdown_timeout(TIMEOUT);
+        self.service.shutdown_timeout(TIMEOUT);
         Ok(screen.show(&self.page.last())?)
     }
 }
 
-fn serve_metrics(port: u16) -> Result<Server, Failure> {
-    Ok(tower_stall::prometheus::serve(local(port)).map_err(|error| format!("{error} (--metrics-port)"))?)
+fn serve_metrics(port: u16) -> Result<Server, BoxError> {
+    let server = tower_stall::prometheus::serve(local(port));
+    Ok(server.map_err(|error| format!("{error} (--metrics-port)"))?)
 }
 
-fn watch(service: &Runtime, options: &Options) -> Result<StallMonitor, tower_stall::SpawnError> {
+fn spawn_monitor(service: &Runtime, options: &Options) -> Result<StallMonitor, tower_stall::Error> {
     StallMonitor::builder()
         .runtime(service.handle().clone())
         .stall_threshold(options.threshold)
@@ -148,13 +162,14 @@ fn runtime(name: &str, workers: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(workers).thread_name(name).enable_all().build()
 }
 
+/// Returns a channel that receives a message at Ctrl-C.
 fn interrupts(clients: &Runtime) -> Receiver<()> {
     let (sender, receiver) = mpsc::channel();
     clients.spawn(async move {
         while tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        // Nobody listens only when the demo ends anyway.
+        // Sending only fails once the demo is stopping.
         let _ = sender.send(());
     });
     receiver

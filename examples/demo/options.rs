@@ -1,30 +1,34 @@
-//! The command line.
+//! Command-line options.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::value::Value;
+use lexopt::prelude::*;
+
+use crate::number::number;
 
 pub(crate) const HELP: &str = "\
-An axum service with good routes and bad ones, watched by tower-stall, under traffic of its own.
+An axum service with blocking and non-blocking routes, monitored by tower-stall.
 
 Usage: cargo run --example demo -- [OPTIONS]
 
 Options:
-  --port N          where the service listens on 127.0.0.1, 0 for a free port [default: 3000]
-  --metrics-port N  where the metrics are served, 0 for a free port [default: 9464]
-  --workers N       worker threads of the service's runtime [default: 4]
-  --threshold-ms N  a poll that takes longer is a stall [default: 25]
-  --seconds N       ends after that time [default: at Ctrl-C]
-  --no-rescue       lets timers and I/O stand still while the worker that drives them is held
-  --healthy         makes no requests to the bad routes
-  --no-traffic      makes no requests: bring your own
-  --no-signals      does not interrupt threads that run, so that their lines are not known
-  --deadlock        sends a request whose handler waits for a lock that it has itself
-  --flamegraph FILE writes where the stalls took their time, as an SVG, at the end
-  --log FILE        appends the reports to a file [default: stderr, or nowhere where the table is live]
-  --help            prints this
+      --port <PORT>              Port of the service; 0 picks a free one [default: 3000]
+      --metrics-port <PORT>      Port of the metrics server; 0 picks a free one [default: 9464]
+      --workers <N>              Worker threads of the service's runtime [default: 4]
+      --threshold-ms <N>         Stall threshold in milliseconds [default: 25]
+      --seconds <N>              Exit after this many seconds [default: run until Ctrl-C]
+      --no-blocking              Send no requests to the blocking routes
+      --no-traffic               Send no requests at all
+      --no-rescue                Do not wake another worker when a stall starves the I/O driver
+      --no-signals               Do not interrupt running threads to sample their stacks
+      --deadlock                 Send one request whose handler deadlocks
+      --collapsed-stacks <FILE>  On exit, write where stalls took the time, in the format that
+                                 inferno-flamegraph, flamegraph.pl and speedscope read
+      --log <FILE>               Append the reports to this file [default: stderr, or nowhere
+                                 while the table is redrawn on a terminal]
+  -h, --help                     Print this help
 ";
 
 pub(crate) enum Command {
@@ -38,12 +42,12 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) threshold: Duration,
     pub(crate) seconds: Option<u64>,
-    pub(crate) rescue: bool,
-    pub(crate) healthy: bool,
+    pub(crate) blocking: bool,
     pub(crate) traffic: bool,
+    pub(crate) rescue: bool,
     pub(crate) signals: bool,
     pub(crate) deadlock: bool,
-    pub(crate) flamegraph: Option<PathBuf>,
+    pub(crate) collapsed_stacks: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
 }
 
@@ -55,47 +59,49 @@ impl Default for Options {
             workers: 4,
             threshold: Duration::from_millis(25),
             seconds: None,
-            rescue: true,
-            healthy: false,
+            blocking: true,
             traffic: true,
+            rescue: true,
             signals: true,
             deadlock: false,
-            flamegraph: None,
+            collapsed_stacks: None,
             log: None,
         }
     }
 }
 
 impl Options {
-    pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command, String> {
+    /// Parses arguments, without the name of the program.
+    pub(crate) fn parse(
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<Command, lexopt::Error> {
         let mut options = Self::default();
-        while let Some(arg) = args.next() {
-            let option = arg.to_string_lossy();
-            if matches!(&*option, "--help" | "-h") {
-                return Ok(Command::Help);
+        let mut parser = lexopt::Parser::from_args(args);
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Long("port") => options.port = number(&mut parser, "--port", 0..=u16::MAX)?,
+                Long("metrics-port") => {
+                    options.metrics_port = number(&mut parser, "--metrics-port", 0..=u16::MAX)?;
+                }
+                Long("workers") => options.workers = number(&mut parser, "--workers", 1..=256)?,
+                Long("threshold-ms") => {
+                    let millis = number(&mut parser, "--threshold-ms", 1..=60_000)?;
+                    options.threshold = Duration::from_millis(millis);
+                }
+                Long("seconds") => {
+                    options.seconds = Some(number(&mut parser, "--seconds", 1..=86_400)?);
+                }
+                Long("no-blocking") => options.blocking = false,
+                Long("no-traffic") => options.traffic = false,
+                Long("no-rescue") => options.rescue = false,
+                Long("no-signals") => options.signals = false,
+                Long("deadlock") => options.deadlock = true,
+                Long("collapsed-stacks") => options.collapsed_stacks = Some(parser.value()?.into()),
+                Long("log") => options.log = Some(parser.value()?.into()),
+                Short('h') | Long("help") => return Ok(Command::Help),
+                _ => return Err(arg.unexpected()),
             }
-            options.set(&option, &mut args)?;
         }
         Ok(Command::Run(options))
-    }
-
-    fn set(&mut self, option: &str, rest: &mut impl Iterator<Item = OsString>) -> Result<(), String> {
-        let mut value = || Value::next(option, rest);
-        match option {
-            "--port" => self.port = value()?.number(0..=u16::MAX)?,
-            "--metrics-port" => self.metrics_port = value()?.number(0..=u16::MAX)?,
-            "--workers" => self.workers = value()?.number(1..=256)?,
-            "--threshold-ms" => self.threshold = Duration::from_millis(value()?.number(1..=60_000)?),
-            "--seconds" => self.seconds = Some(value()?.number(1..=86_400)?),
-            "--no-rescue" => self.rescue = false,
-            "--healthy" => self.healthy = true,
-            "--no-traffic" => self.traffic = false,
-            "--no-signals" => self.signals = false,
-            "--deadlock" => self.deadlock = true,
-            "--flamegraph" => self.flamegraph = Some(value()?.text.into()),
-            "--log" => self.log = Some(value()?.text.into()),
-            _ => return Err(format!("unknown option `{option}`; `--help` lists them")),
-        }
-        Ok(())
     }
 }

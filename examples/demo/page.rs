@@ -1,17 +1,17 @@
-//! All that is shown at one moment.
+//! The text on the screen at one moment.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tower_stall::{Stall, StallMonitor};
+use tower_stall::StallMonitor;
 
 use crate::options::Options;
 use crate::table::{self, Millis};
 use crate::traffic::Traffic;
 
-/// One page fits a terminal of 24 lines.
-const RECENT: usize = 2;
+// These numbers make a page fit a terminal of 24 lines.
+const RECENT_STALLS: usize = 2;
 const REPORT_LINES: usize = 5;
 
 pub(crate) struct Page {
@@ -37,28 +37,32 @@ impl Page {
         Self { monitor, service, metrics, traffic, setup, colors, started: Instant::now() }
     }
 
-    /// Before there is anything to tell.
+    /// Returns the page shown before the first interval has passed.
     pub(crate) fn opening(&self) -> String {
-        format!("{}\nThe table comes with the first requests. Ctrl-C ends the demo.\n", self.addresses())
+        let addresses = self.addresses();
+        format!("{addresses}\nThe table appears with the first requests. Ctrl-C ends the demo.\n")
     }
 
     pub(crate) fn live(&self) -> String {
         format!("{}\n{}\n{}", self.heading(), self.table(), self.stalls())
     }
 
-    /// What stays on the screen.
+    /// Returns the page that stays on the screen after the demo.
     pub(crate) fn last(&self) -> String {
         format!("{}\n{}", self.heading(), self.table())
     }
 
-    /// Where the stalls took their time, as flame-graph tools read it.
-    pub(crate) fn stacks(&self) -> String {
+    /// Returns the sampled stacks in the collapsed format of flame-graph tools.
+    pub(crate) fn collapsed_stacks(&self) -> String {
         self.monitor.collapsed_stacks()
     }
 
     fn heading(&self) -> String {
         let seconds = self.started.elapsed().as_secs();
-        let requests = self.traffic.as_ref().map_or_else(|| "no traffic of our own".to_owned(), ToString::to_string);
+        let requests = match &self.traffic {
+            Some(traffic) => traffic.to_string(),
+            None => "no generated traffic".to_owned(),
+        };
         format!("{}{}, {seconds} s: {requests}\n", self.addresses(), self.setup)
     }
 
@@ -72,12 +76,12 @@ impl Page {
 
     fn stalls(&self) -> String {
         let stalls = self.monitor.recent_stalls();
-        let mut text = String::from("Last stalls\n");
-        for stall in stalls.iter().rev().take(RECENT) {
-            let _ = writeln!(text, "  {}", one_line(stall));
+        let mut text = String::from("Recent stalls\n");
+        for stall in stalls.iter().rev().take(RECENT_STALLS) {
+            let _ = writeln!(text, "  {stall}");
         }
         if let Some(stall) = stalls.iter().rev().find(|stall| !stall.is_in_progress()) {
-            let report = stall.to_string();
+            let report = format!("{stall:#}");
             let _ = writeln!(text, "\n{}", first_lines(&report));
         }
         text
@@ -85,26 +89,10 @@ impl Page {
 }
 
 fn setup(options: &Options) -> String {
-    let plural = if options.workers == 1 { "" } else { "s" };
+    let workers = options.workers;
+    let plural = if workers == 1 { "" } else { "s" };
     let rescue = if options.rescue { "on" } else { "off" };
-    format!("{} worker{plural}, threshold {}, rescue {rescue}", options.workers, Millis(options.threshold))
-}
-
-fn one_line(stall: &Stall) -> String {
-    let still = if stall.is_in_progress() { ", still going on" } else { "" };
-    let place = stall.location().map_or_else(String::new, |location| format!(", at {location}"));
-    format!(
-        "{} {} for {}{still}: {}, {} more in flight{place}",
-        stall.method(),
-        stall.route(),
-        Millis(round(stall.duration())),
-        stall.phase().as_str(),
-        stall.held_up(),
-    )
-}
-
-fn round(duration: Duration) -> Duration {
-    Duration::from_millis(duration.as_millis() as u64)
+    format!("{workers} worker{plural}, threshold {}, rescue {rescue}", Millis(options.threshold))
 }
 
 fn first_lines(report: &str) -> String {

@@ -1,4 +1,4 @@
-//! Where tower-stall's reports, which are `tracing` events, go.
+//! Destination of tower-stall's reports, which are `tracing` events.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -11,7 +11,8 @@ use tracing_subscriber::fmt::format::{DefaultFields, Format};
 
 use crate::screen::Screen;
 
-/// To the log, if there is one; or else to stderr, unless they would tear the live table.
+/// Sends reports to the log file if there is one, and otherwise to stderr. On a live screen, where
+/// they would garble the table, they are dropped instead.
 pub(crate) fn install(log: Option<&Path>, screen: &Screen) -> Result<(), String> {
     match log {
         Some(path) => {

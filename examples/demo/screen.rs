@@ -1,4 +1,4 @@
-//! Standard output: a terminal is drawn over in place, anything else gets one page after another.
+//! Output to stdout: redrawn in place on a terminal, one page after another otherwise.
 
 use std::env;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ pub(crate) enum Screen {
 }
 
 impl Screen {
-    pub(crate) fn of_stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         if io::stdout().is_terminal() { Self::Terminal { lines_drawn: 0 } } else { Self::Plain }
     }
 
@@ -23,14 +23,17 @@ impl Screen {
         self.is_live() && env::var_os("NO_COLOR").is_none()
     }
 
-    /// The time between two pages.
+    /// Returns the time between two pages.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_millis(if self.is_live() { 500 } else { 5000 })
     }
 
     pub(crate) fn show(&mut self, page: &str) -> io::Result<()> {
         let text = match self {
-            Self::Terminal { lines_drawn } => redrawn(page, std::mem::replace(lines_drawn, page.lines().count())),
+            Self::Terminal { lines_drawn } => {
+                let lines_before = std::mem::replace(lines_drawn, page.lines().count());
+                redrawn(page, lines_before)
+            }
             Self::Plain => format!("{page}\n"),
         };
         let mut stdout = io::stdout().lock();
@@ -39,7 +42,8 @@ impl Screen {
     }
 }
 
-/// The page over the one before. Long lines are cut off rather than wrapped, so that lines can be counted.
+/// Returns the output that draws a page over the previous one. Long lines are cut off rather than
+/// wrapped, so that the number of lines on the screen is known.
 fn redrawn(page: &str, lines_before: usize) -> String {
     let mut text = String::from("\x1b[?7l");
     if lines_before > 0 {

@@ -1,4 +1,4 @@
-//! The service: its routes, and the handlers of the healthy ones.
+//! The service: its routes, and the handlers of the non-blocking ones.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::{task, time};
 use tower_stall::StallMonitor;
 
 use crate::backends::{Accounts, Cache, NetworkDisk};
-use crate::sick;
+use crate::blocking;
 use crate::work::{self, Sizes};
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) disk: NetworkDisk,
@@ -27,22 +27,26 @@ pub(crate) struct App {
     pub(crate) sizes: Sizes,
 }
 
-/// Answers requests from now on, and says where.
-pub(crate) async fn start(address: SocketAddr, monitor: &StallMonitor) -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
-    let address = listener.local_addr().map_err(|error| cannot_listen(address, &error))?;
-    let app = App::start().map_err(|error| format!("the service cannot start: {error}"))?;
+/// Starts the service on the current runtime. Returns its address.
+pub(crate) async fn start(
+    address: SocketAddr,
+    monitor: &StallMonitor,
+) -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind(address).await.map_err(|error| bind_error(address, &error))?;
+    let address = listener.local_addr().map_err(|error| bind_error(address, &error))?;
+    let app = App::start().map_err(|error| format!("failed to start the service: {error}"))?;
     let router = routes().layer(monitor.layer()).with_state(app);
     tokio::spawn(axum::serve(listener, router).into_future());
     Ok(address)
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+fn bind_error(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("port {} is in use; choose another by --port, or 0 for a free one", address.port())
-        }
-        _ => format!("the service cannot listen on {address}: {error} (--port)"),
+        io::ErrorKind::AddrInUse => format!(
+            "port {} is in use; choose another one with --port, or 0 for any free port",
+            address.port()
+        ),
+        _ => format!("failed to listen on {address}: {error} (--port)"),
     }
 }
 
@@ -52,12 +56,12 @@ fn routes() -> Router<App> {
         .route("/users/{id}", get(user))
         .route("/orders/{id}", get(order))
         .route("/thumbnails", post(thumbnail))
-        .route("/legacy/report", get(sick::report))
-        .route("/files/{name}", get(sick::file))
-        .route("/cache/{key}", get(sick::cached))
-        .route("/export", get(sick::export))
-        .route("/accounts/{from}/transfer/{to}", get(sick::transfer))
-        .route("/events", get(sick::events))
+        .route("/legacy/report", get(blocking::report))
+        .route("/files/{name}", get(blocking::file))
+        .route("/cache/{key}", get(blocking::cached))
+        .route("/export", get(blocking::export))
+        .route("/accounts/{from}/transfer/{to}", get(blocking::transfer))
+        .route("/events", get(blocking::events))
 }
 
 impl App {
@@ -75,18 +79,18 @@ async fn user(Path(id): Path<u64>) -> Json<Value> {
     Json(json!({ "id": id, "name": format!("user {id}") }))
 }
 
-/// Waits for its database as one should.
+/// Waits for its database without blocking.
 async fn order(Path(id): Path<u64>) -> Json<Value> {
     time::sleep(Duration::from_millis(20 + id % 41)).await;
     Json(json!({ "id": id, "items": [1, 2, 3] }))
 }
 
-/// Computes for longer than the threshold, but on a thread that is there for it.
+/// Computes for longer than the stall threshold, but in the blocking pool.
 async fn thumbnail(State(app): State<App>, image: Bytes) -> Result<Vec<u8>, StatusCode> {
     let mut pixels = image.to_vec();
-    let shrunk = task::spawn_blocking(move || {
+    let thumbnail = task::spawn_blocking(move || {
         work::smooth(&mut pixels, app.sizes.thumbnail);
         pixels.into_iter().step_by(8).collect()
     });
-    shrunk.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    thumbnail.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

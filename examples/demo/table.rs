@@ -1,4 +1,4 @@
-//! The routes as a table, the ones that stole most on top.
+//! The table of routes, sorted by total stall duration.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -7,20 +7,25 @@ use std::time::Duration;
 use tower_stall::RouteStats;
 
 const RED: &str = "\x1b[31m";
-const PLAIN: &str = "\x1b[0m";
+const RESET: &str = "\x1b[0m";
 
-/// A duration as a reader of tables wants it.
+/// Displays a duration with about two significant digits.
 pub(crate) struct Millis(pub(crate) Duration);
 
+/// Returns the table, with the routes that stalled in red if `colors` is set.
 pub(crate) fn render(routes: &[RouteStats], colors: bool) -> String {
     let mut routes: Vec<_> = routes.iter().collect();
-    routes.sort_by_key(|route| (Reverse(route.stolen()), route.route(), route.method()));
+    routes.sort_by_key(|route| {
+        (Reverse(route.total_stall_duration()), route.route(), route.method())
+    });
     let rows = routes.iter().map(|route| painted(row(route), colors && route.stalls() > 0));
     std::iter::once(heading()).chain(rows).collect()
 }
 
 fn heading() -> String {
-    line(["route", "requests", "p99 poll", "longest", "stalls", "stolen", "stalled now"].map(str::to_owned))
+    let names =
+        ["route", "requests", "p99 poll", "max poll", "stalls", "stall time", "stalled now"];
+    line(names.map(str::to_owned))
 }
 
 fn row(route: &RouteStats) -> String {
@@ -30,13 +35,13 @@ fn row(route: &RouteStats) -> String {
         optional(route.poll_quantile(0.99)),
         Millis(route.longest_poll()).to_string(),
         route.stalls().to_string(),
-        Millis(route.stolen()).to_string(),
-        optional(route.stalled_for()),
+        Millis(route.total_stall_duration()).to_string(),
+        optional(route.oldest_stall_age()),
     ])
 }
 
-fn line([route, requests, p99, longest, stalls, stolen, now]: [String; 7]) -> String {
-    format!("{route:<20} {requests:>8} {p99:>9} {longest:>9} {stalls:>6} {stolen:>8} {now:>12}\n")
+fn line([route, requests, p99, max, stalls, total, now]: [String; 7]) -> String {
+    format!("{route:<20} {requests:>8} {p99:>9} {max:>9} {stalls:>6} {total:>10} {now:>11}\n")
 }
 
 fn optional(duration: Option<Duration>) -> String {
@@ -44,7 +49,7 @@ fn optional(duration: Option<Duration>) -> String {
 }
 
 fn painted(row: String, red: bool) -> String {
-    if red { format!("{RED}{}{PLAIN}\n", row.trim_end()) } else { row }
+    if red { format!("{RED}{}{RESET}\n", row.trim_end()) } else { row }
 }
 
 impl fmt::Display for Millis {

@@ -1,4 +1,5 @@
-//! Clients on kept-alive sockets, on a runtime of their own: what holds the service up does not hold them up.
+//! Clients with keep-alive connections, on their own runtime, so that stalls of the service do not
+//! stall them.
 
 use std::error::Error;
 use std::fmt;
@@ -18,9 +19,10 @@ use tokio::time::{self, MissedTickBehavior};
 
 use crate::work;
 
-type Http = Client<HttpConnector, Full<Bytes>>;
+type HttpClient = Client<HttpConnector, Full<Bytes>>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Counts what the clients have seen.
+/// Counts the responses that the clients receive.
 #[derive(Clone, Default)]
 pub(crate) struct Traffic {
     counts: Arc<Counts>,
@@ -28,41 +30,39 @@ pub(crate) struct Traffic {
 
 #[derive(Default)]
 struct Counts {
-    answered: AtomicU64,
+    succeeded: AtomicU64,
     failed: AtomicU64,
 }
 
-/// One user who asks the same again and again, `{}` being a number that grows.
-struct User {
+/// A request that a client repeats after a pause. `{}` in the path is a growing number.
+struct Repeated {
     method: &'static str,
     path: &'static str,
     pause: Duration,
 }
 
-/// Who is served well, as long as nobody else is there.
-const HEALTHY: [User; 6] = [
-    User::every(100, "GET", "/health"),
-    User::every(80, "GET", "/users/{}"),
-    User::every(90, "GET", "/users/{}"),
-    User::every(110, "GET", "/orders/{}"),
-    User::every(130, "GET", "/orders/{}"),
-    User::every(500, "POST", "/thumbnails"),
+const NON_BLOCKING: [Repeated; 6] = [
+    Repeated::every(100, "GET", "/health"),
+    Repeated::every(80, "GET", "/users/{}"),
+    Repeated::every(90, "GET", "/users/{}"),
+    Repeated::every(110, "GET", "/orders/{}"),
+    Repeated::every(130, "GET", "/orders/{}"),
+    Repeated::every(500, "POST", "/thumbnails"),
 ];
 
-/// Whose requests hold the workers.
-const SICK: [User; 5] = [
-    User::every(330, "GET", "/legacy/report"),
-    User::every(370, "GET", "/files/{}.txt"),
-    User::every(290, "GET", "/cache/{}"),
-    User::every(900, "GET", "/export"),
-    User::every(700, "GET", "/events"),
+const BLOCKING: [Repeated; 5] = [
+    Repeated::every(330, "GET", "/legacy/report"),
+    Repeated::every(370, "GET", "/files/{}.txt"),
+    Repeated::every(290, "GET", "/cache/{}"),
+    Repeated::every(900, "GET", "/export"),
+    Repeated::every(700, "GET", "/events"),
 ];
 
-/// Sends one request, and does not wait for the answer.
-pub(crate) fn ask_once(service: SocketAddr, path: &str) -> io::Result<()> {
+/// Sends one request and does not wait for the response.
+pub(crate) fn send_without_waiting(service: SocketAddr, path: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect(service)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-    // Open to the end, as with a client that is patient.
+    // Never closed, like the connection of a client without a timeout.
     std::mem::forget(stream);
     Ok(())
 }
@@ -70,54 +70,62 @@ pub(crate) fn ask_once(service: SocketAddr, path: &str) -> io::Result<()> {
 // === impl Traffic ===
 
 impl Traffic {
-    pub(crate) fn start(clients: &Runtime, service: SocketAddr, healthy: bool) -> Self {
+    /// Starts one client per repeated request, with or without those to the blocking routes.
+    pub(crate) fn start(clients: &Runtime, service: SocketAddr, blocking: bool) -> Self {
         let traffic = Self::default();
-        let sick: &[User] = if healthy { &[] } else { &SICK };
-        for user in HEALTHY.iter().chain(sick) {
-            clients.spawn(user.ask_forever(service, traffic.clone()));
+        let blocking: &[Repeated] = if blocking { &BLOCKING } else { &[] };
+        for request in NON_BLOCKING.iter().chain(blocking) {
+            clients.spawn(request.send_forever(service, traffic.clone()));
         }
         traffic
     }
 
-    fn count(&self, outcome: &Result<(), Box<dyn Error + Send + Sync>>) {
-        let count = if outcome.is_ok() { &self.counts.answered } else { &self.counts.failed };
+    fn count(&self, outcome: &Result<(), BoxError>) {
+        let count = if outcome.is_ok() { &self.counts.succeeded } else { &self.counts.failed };
         count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answered = self.counts.answered.load(Ordering::Relaxed);
+        let succeeded = self.counts.succeeded.load(Ordering::Relaxed);
         let failed = self.counts.failed.load(Ordering::Relaxed);
-        write!(f, "{answered} answered, {failed} failed")
+        write!(f, "{succeeded} requests succeeded, {failed} failed")
     }
 }
 
-// === impl User ===
+// === impl Repeated ===
 
-impl User {
+impl Repeated {
     const fn every(millis: u64, method: &'static str, path: &'static str) -> Self {
         Self { method, path, pause: Duration::from_millis(millis) }
     }
 
-    async fn ask_forever(&self, service: SocketAddr, traffic: Traffic) {
+    async fn send_forever(&self, service: SocketAddr, traffic: Traffic) {
         let http = Client::builder(TokioExecutor::new()).build_http();
-        let mut pace = time::interval(self.pause);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut interval = time::interval(self.pause);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 1_u64.. {
-            pace.tick().await;
-            traffic.count(&self.ask(&http, service, number).await);
+            interval.tick().await;
+            traffic.count(&self.send(&http, service, number).await);
         }
     }
 
-    async fn ask(&self, http: &Http, service: SocketAddr, number: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
+    async fn send(
+        &self,
+        http: &HttpClient,
+        service: SocketAddr,
+        number: u64,
+    ) -> Result<(), BoxError> {
         let path = self.path.replace("{}", &number.to_string());
         let body = if self.method == "POST" { work::sample() } else { Vec::new() };
-        let request = Request::builder().method(self.method).uri(format!("http://{service}{path}"));
-        let mut answer = http.request(request.body(body.into())?).await?;
-        while let Some(frame) = answer.frame().await {
+        let uri = format!("http://{service}{path}");
+        let request = Request::builder().method(self.method).uri(uri).body(body.into())?;
+        let mut response = http.request(request).await?;
+        while let Some(frame) = response.frame().await {
             frame?;
         }
-        if answer.status().is_success() { Ok(()) } else { Err(answer.status().to_string().into()) }
+        let status = response.status();
+        if status.is_success() { Ok(()) } else { Err(status.to_string().into()) }
     }
 }

@@ -5,25 +5,26 @@ use std::sync::{Mutex, PoisonError};
 
 use metrics::{Key, Recorder};
 
-use super::catalogue::METADATA;
+use super::descriptions::METADATA;
 
-/// How the values of several monitors make one.
+/// How the values of several monitors are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Combine {
+pub(super) enum Aggregation {
     Sum,
     Max,
 }
 
-/// One monitor's part in the gauges. Taken back when it is dropped.
+/// The contributions of one monitor to the gauges.
 #[derive(Debug)]
 pub(super) struct Gauges {
     monitor: u64,
-    keys: HashMap<Key, Combine>,
+    keys: HashMap<Key, Aggregation>,
 }
 
-type Parts = HashMap<Key, HashMap<u64, f64>>;
+/// The values of each gauge by monitor.
+type Contributions = HashMap<Key, HashMap<u64, f64>>;
 
-static PARTS: Mutex<Option<Parts>> = Mutex::new(None);
+static CONTRIBUTIONS: Mutex<Option<Contributions>> = Mutex::new(None);
 
 impl Gauges {
     pub(super) fn new() -> Self {
@@ -32,51 +33,59 @@ impl Gauges {
         Self { monitor, keys: HashMap::new() }
     }
 
-    /// Sets this monitor's part. Done with each flush, changed or not, so that neither a late recorder nor one with an idle timeout
-    /// lacks the series.
-    pub(super) fn set(&mut self, recorder: &dyn Recorder, key: &Key, combine: Combine, value: f64) {
+    /// Sets the contribution of this monitor.
+    ///
+    /// Called at each flush, changed or not, so that a recorder that is installed late or that has
+    /// an idle timeout has the series.
+    pub(super) fn set(
+        &mut self,
+        recorder: &dyn Recorder,
+        key: &Key,
+        aggregation: Aggregation,
+        value: f64,
+    ) {
         if !self.keys.contains_key(key) {
-            self.keys.insert(key.clone(), combine);
+            self.keys.insert(key.clone(), aggregation);
         }
-        // Under the lock to the end, or another monitor's older value might be the last that is set.
-        with_parts(|parts| {
-            if !parts.contains_key(key) {
-                parts.insert(key.clone(), HashMap::new());
+        // Under the lock to the end: otherwise an older value of another monitor could be set last.
+        with_contributions(|contributions| {
+            if !contributions.contains_key(key) {
+                contributions.insert(key.clone(), HashMap::new());
             }
-            if let Some(part) = parts.get_mut(key) {
-                part.insert(self.monitor, value);
-                recorder.register_gauge(key, &METADATA).set(combine.all(part));
+            if let Some(values) = contributions.get_mut(key) {
+                values.insert(self.monitor, value);
+                recorder.register_gauge(key, &METADATA).set(aggregation.apply(values));
             }
         });
     }
 
-    /// Takes this monitor's parts back; what is left are those of the others.
-    pub(super) fn take_back(&mut self, recorder: &dyn Recorder) {
-        for (key, combine) in self.keys.drain() {
-            with_parts(|parts| {
-                let Some(part) = parts.get_mut(&key) else { return };
-                part.remove(&self.monitor);
-                recorder.register_gauge(&key, &METADATA).set(combine.all(part));
-                if part.is_empty() {
-                    parts.remove(&key);
+    /// Withdraws the contributions of this monitor; those of the others remain.
+    pub(super) fn withdraw(&mut self, recorder: &dyn Recorder) {
+        for (key, aggregation) in self.keys.drain() {
+            with_contributions(|contributions| {
+                let Some(values) = contributions.get_mut(&key) else { return };
+                values.remove(&self.monitor);
+                recorder.register_gauge(&key, &METADATA).set(aggregation.apply(values));
+                if values.is_empty() {
+                    contributions.remove(&key);
                 }
             });
         }
     }
 }
 
-impl Combine {
-    fn all(self, part: &HashMap<u64, f64>) -> f64 {
+impl Aggregation {
+    fn apply(self, values: &HashMap<u64, f64>) -> f64 {
         match self {
-            Self::Sum => part.values().sum(),
-            Self::Max => part.values().copied().fold(0.0, f64::max),
+            Self::Sum => values.values().sum(),
+            Self::Max => values.values().copied().fold(0.0, f64::max),
         }
     }
 }
 
-fn with_parts(f: impl FnOnce(&mut Parts)) {
-    let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-    f(parts.get_or_insert_with(HashMap::new));
+fn with_contributions(f: impl FnOnce(&mut Contributions)) {
+    let mut contributions = CONTRIBUTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    f(contributions.get_or_insert_with(HashMap::new));
 }
 
 #[cfg(test)]
@@ -92,17 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn monitors_add_up_and_take_their_parts_back() {
+    fn monitors_contribute_to_a_gauge_until_they_withdraw() {
         let recorder = DebuggingRecorder::new();
-        let key = Key::from_name("monitors_add_up");
+        let key = Key::from_name("monitors_contribute");
         let (mut one, mut other) = (Gauges::new(), Gauges::new());
-        one.set(&recorder, &key, Combine::Sum, 3.0);
-        other.set(&recorder, &key, Combine::Sum, 4.0);
-        one.set(&recorder, &key, Combine::Sum, 5.0);
+        one.set(&recorder, &key, Aggregation::Sum, 3.0);
+        other.set(&recorder, &key, Aggregation::Sum, 4.0);
+        one.set(&recorder, &key, Aggregation::Sum, 5.0);
         assert_eq!(value(&recorder), 9.0);
-        one.take_back(&recorder);
+        one.withdraw(&recorder);
         assert_eq!(value(&recorder), 4.0);
-        other.take_back(&recorder);
+        other.withdraw(&recorder);
         assert_eq!(value(&recorder), 0.0);
     }
 }

@@ -1,11 +1,14 @@
-//! The only module that knows `metrics`: what the cells hold, handed over to the process-wide recorder.
+//! The only module, with `prometheus`, that uses `metrics`: hands over what the shards have counted
+//! to the process-wide recorder.
 
-mod catalogue;
+mod busy_ratio;
+mod delta;
+mod descriptions;
 mod gauges;
-mod pace;
+mod oldest_stalls;
 mod route;
 mod runtime;
-mod sent;
+mod sample_budget;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,131 +17,107 @@ use std::time::{Duration, Instant};
 use metrics::Recorder;
 
 #[cfg(feature = "prometheus")]
-pub(crate) use self::pace::recorder_drains;
+pub(crate) use self::sample_budget::set_recorder_drains;
 
 use self::gauges::Gauges;
-use self::pace::Allowance;
-use self::route::{RouteNow, RouteSeries};
-use self::runtime::{Counts, RuntimeNow, RuntimeSeries};
-use crate::board::Board;
+use self::oldest_stalls::OldestStalls;
+use self::route::{RouteSeries, RouteSnapshot};
+use self::runtime::{MonitorCounts, RuntimeSeries, RuntimeSnapshot};
+use self::sample_budget::SampleBudget;
 use crate::routes::RouteId;
-use crate::shared::Shared;
-use crate::stall::Cause;
-use crate::watch::{Lag, Pulse};
+use crate::state::MonitorState;
+use crate::watchdog::{Lag, WatchdogStats};
 
-/// Prefix of the names of all metrics.
-#[cfg(feature = "prometheus")]
-pub(crate) const PREFIX: &str = "tower_stall_";
-
-/// Hands the cells of one monitor over.
+/// Hands over the counters of one monitor.
 #[derive(Debug)]
 pub(crate) struct Exporter {
     lag: Arc<Lag>,
-    pulse: Arc<Pulse>,
+    stats: Arc<WatchdogStats>,
     runtime: RuntimeSeries,
     routes: HashMap<RouteId, RouteSeries>,
     gauges: Gauges,
-    allowance: Allowance,
-    flushed_at: Instant,
+    budget: SampleBudget,
+    created_at: Instant,
 }
 
-/// Stalls that go on at one moment.
-struct Stalled {
-    by_route: HashMap<RouteId, Duration>,
-    /// By index: one that was handed to another thread meanwhile counts once.
-    workers: BTreeMap<usize, Duration>,
-}
+// === impl Exporter ===
 
 impl Exporter {
-    pub(crate) fn new(shared: &Shared, lag: Arc<Lag>, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(monitor: &MonitorState, lag: Arc<Lag>, stats: Arc<WatchdogStats>) -> Self {
         Self {
             lag,
-            pulse,
-            runtime: RuntimeSeries::new(&shared.runtime_name, &shared.runtime.metrics()),
+            stats,
+            runtime: RuntimeSeries::new(&monitor.runtime_name, &monitor.runtime.metrics()),
             routes: HashMap::new(),
             gauges: Gauges::new(),
-            allowance: Allowance::new(),
-            flushed_at: Instant::now(),
+            budget: SampleBudget::new(Duration::ZERO),
+            created_at: Instant::now(),
         }
     }
 
-    /// Hands over what has changed since the last time, to whatever recorder there is by now.
-    pub(crate) fn flush(&mut self, shared: &Shared, board: &Board) {
-        metrics::with_recorder(|recorder| self.flush_to(recorder, shared, board));
+    /// Hands over what has changed since the last flush, to the recorder that is installed now.
+    pub(crate) fn flush(&mut self, monitor: &MonitorState) {
+        metrics::with_recorder(|recorder| self.flush_to(recorder, monitor));
     }
 
-    /// Takes the gauges back, as nobody will set them any more.
+    /// Withdraws the gauges, which will not be updated any more.
     pub(crate) fn close(&mut self) {
-        metrics::with_recorder(|recorder| self.gauges.take_back(recorder));
+        metrics::with_recorder(|recorder| self.gauges.withdraw(recorder));
     }
 
-    fn flush_to(&mut self, recorder: &dyn Recorder, shared: &Shared, board: &Board) {
-        catalogue::describe(recorder);
-        let stalled = Stalled::now(shared);
-        self.flush_routes(recorder, shared, board, &stalled);
-        let now = self.runtime_now(shared, board, stalled.workers);
-        self.runtime.send(recorder, &shared.clock, &mut self.gauges, &now);
+    fn flush_to(&mut self, recorder: &dyn Recorder, monitor: &MonitorState) {
+        descriptions::describe(recorder);
+        let stalls = OldestStalls::now(monitor);
+        self.flush_routes(recorder, monitor, &stalls);
+        let snapshot = self.runtime_snapshot(monitor, stalls.by_worker);
+        self.runtime.send(recorder, &monitor.clock, &mut self.gauges, &snapshot);
     }
 
-    fn flush_routes(&mut self, recorder: &dyn Recorder, shared: &Shared, board: &Board, stalled: &Stalled) {
-        let mut due = Vec::new();
-        for (id, route) in shared.routes.iter() {
-            let totals = shared.totals(id);
-            let mut stalls = board.read().stalls.get(&id).cloned().unwrap_or_default();
-            let handed_off = board.read().handed_off.get(&id).copied().unwrap_or_default();
-            // What is unattributed has no requests.
-            if totals.started == 0 && stalls.is_empty() && !stalled.by_route.contains_key(&id) {
-                continue;
+    fn flush_routes(
+        &mut self,
+        recorder: &dyn Recorder,
+        monitor: &MonitorState,
+        stalls: &OldestStalls,
+    ) {
+        let mut snapshots = Vec::new();
+        for (id, route) in monitor.routes.iter() {
+            if let Some(snapshot) = RouteSnapshot::now(monitor, id, stalls) {
+                let series = self.routes.entry(id).or_insert_with(|| RouteSeries::new(route));
+                snapshots.push((id, series.pending(&snapshot), snapshot));
             }
-            if totals.unreported_stalls.count() > 0 {
-                stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
-            }
-            let stalled_for = stalled.by_route.get(&id).copied().unwrap_or_default();
-            self.routes.entry(id).or_insert_with(|| RouteSeries::new(route));
-            due.push((id, RouteNow { totals, stalls, handed_off, stalled_for }));
         }
-        let pending = due.iter().filter_map(|(id, now)| Some(self.routes.get(id)?.pending(now))).sum();
-        let mut pace = self.allowance.pace(self.flushed_at.elapsed(), pending);
-        self.flushed_at = Instant::now();
-        for (id, now) in &due {
+        let pending = snapshots.iter().map(|(_, pending, _)| pending).sum();
+        let quota = self.budget.quota(self.created_at.elapsed(), pending);
+        for (id, _, snapshot) in &snapshots {
             if let Some(series) = self.routes.get_mut(id) {
-                series.send(recorder, &shared.clock, &mut pace, &mut self.gauges, now);
+                series.send(recorder, &monitor.clock, quota, &mut self.gauges, snapshot);
             }
         }
     }
 
-    fn runtime_now(&self, shared: &Shared, board: &Board, stalled: BTreeMap<usize, Duration>) -> RuntimeNow {
-        let found = board.read();
-        RuntimeNow {
-            metrics: shared.runtime.metrics(),
-            lag: self.lag.totals(),
-            stalled,
-            late: self.pulse.late(),
-            counts: Counts {
-                rescues: shared.inbox.rescues(),
-                suppressed: found.suppressed,
-                overflowed: shared.routes.overflowed(),
-                dropped: shared.inbox.dropped(),
-                hook_panics: found.hook_panics,
-                captures: shared.captures.counted(),
-                ticks: self.pulse.ticks(),
+    fn runtime_snapshot(
+        &self,
+        monitor: &MonitorState,
+        stalled_workers: BTreeMap<usize, Duration>,
+    ) -> RuntimeSnapshot {
+        let (suppressed, hook_panics) = {
+            let history = monitor.history.lock();
+            (history.suppressed, history.hook_panics)
+        };
+        RuntimeSnapshot {
+            metrics: monitor.runtime.metrics(),
+            lag: self.lag.snapshot(),
+            stalled_workers,
+            watchdog_late: self.stats.late(),
+            counts: MonitorCounts {
+                rescues: monitor.queue.rescues(),
+                suppressed,
+                overflowed: monitor.routes.overflowed(),
+                dropped: monitor.queue.dropped(),
+                hook_panics,
+                captures: monitor.capture_pool.counts(),
+                scans: self.stats.scans(),
             },
         }
-    }
-}
-
-impl Stalled {
-    fn now(shared: &Shared) -> Self {
-        let mut stalled = Self { by_route: HashMap::new(), workers: BTreeMap::new() };
-        for now in shared.stalled() {
-            let age = shared.clock.duration(now.age);
-            let oldest = stalled.by_route.entry(now.poll.route).or_default();
-            *oldest = age.max(*oldest);
-            if let Some(worker) = now.worker {
-                let oldest = stalled.workers.entry(worker).or_default();
-                *oldest = age.max(*oldest);
-            }
-        }
-        stalled
     }
 }

@@ -5,73 +5,101 @@ use std::time::Duration;
 
 use metrics::{Key, Label, Recorder, SharedString};
 
-use super::catalogue as names;
-use super::catalogue::Metric;
-use super::gauges::{Combine, Gauges};
-use super::pace::Pace;
-use super::sent::{SentCount, SentSamples};
-use crate::cells::{Samples, Totals};
-use crate::clock::Clock;
-use crate::outcome::{Outcome, Phase};
-use crate::routes::Route;
-use crate::stall::Cause;
+use super::delta::{CounterDelta, HistogramDelta};
+use super::descriptions::{self, Metric};
+use super::gauges::{Aggregation, Gauges};
+use super::oldest_stalls::OldestStalls;
+use super::sample_budget::SampleQuota;
+use crate::os::Clock;
+use crate::routes::{Route, RouteId};
+use crate::shard::{HistogramSnapshot, Outcome, RouteTotals};
+use crate::stall::{Cause, Phase};
+use crate::state::MonitorState;
 
-/// The numbers of one route at one moment.
+/// The values of one route at one moment.
 #[derive(Debug)]
-pub(super) struct RouteNow {
-    pub(super) totals: Totals,
-    pub(super) stalls: HashMap<Cause, Samples>,
-    /// Long polls that gave their worker away.
+pub(super) struct RouteSnapshot {
+    pub(super) totals: RouteTotals,
+    pub(super) stalls: HashMap<Cause, HistogramSnapshot>,
+    /// The long polls that handed off their worker.
     pub(super) handed_off: u64,
-    /// Age of the oldest stall in progress.
-    pub(super) stalled_for: Duration,
+    /// The age of the oldest stall in progress.
+    pub(super) oldest_stall_age: Duration,
 }
 
 #[derive(Debug)]
 pub(super) struct RouteSeries {
     labels: [Label; 2],
-    polls: [SentSamples; Phase::ALL.len()],
-    schedule_delay: SentSamples,
-    request_duration: SentSamples,
-    request_busy: SentSamples,
-    stalls: HashMap<Cause, SentSamples>,
-    outcomes: [SentCount; Outcome::ALL.len()],
-    handed_off: SentCount,
+    polls: [HistogramDelta; Phase::ALL.len()],
+    schedule_latency: HistogramDelta,
+    request_duration: HistogramDelta,
+    request_busy: HistogramDelta,
+    stalls: HashMap<Cause, HistogramDelta>,
+    outcomes: [CounterDelta; Outcome::ALL.len()],
+    handed_off: CounterDelta,
     in_flight: Key,
     in_progress: Key,
 }
+
+// === impl RouteSnapshot ===
+
+impl RouteSnapshot {
+    /// Returns the values of a route; `None` if it has neither requests nor stalls.
+    pub(super) fn now(
+        monitor: &MonitorState,
+        id: RouteId,
+        in_progress: &OldestStalls,
+    ) -> Option<Self> {
+        let totals = monitor.totals(id);
+        let (mut stalls, handed_off) = {
+            let history = monitor.history.lock();
+            let handed_off = history.handed_off.get(&id).copied().unwrap_or_default();
+            (history.stalls.get(&id).cloned().unwrap_or_default(), handed_off)
+        };
+        let age = in_progress.by_route.get(&id).copied();
+        if totals.started == 0 && stalls.is_empty() && age.is_none() {
+            return None;
+        }
+        if totals.unreported_stalls.count() > 0 {
+            stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
+        }
+        Some(Self { totals, stalls, handed_off, oldest_stall_age: age.unwrap_or_default() })
+    }
+}
+
+// === impl RouteSeries ===
 
 impl RouteSeries {
     pub(super) fn new(route: &Route) -> Self {
         let method = Label::from_static_parts("method", route.method);
         let labels = [method, Label::new("route", SharedString::from_shared(route.name.clone()))];
-        let key = |metric: Metric| key(metric, &labels, None);
+        let key_of = |metric: Metric| key(metric, &labels, None);
         Self {
             polls: Phase::ALL.map(|phase| {
                 let phase = Label::from_static_parts("phase", phase.as_str());
-                SentSamples::new(self::key(names::POLL_DURATION, &labels, Some(phase)))
+                HistogramDelta::new(key(descriptions::POLL_DURATION, &labels, Some(phase)))
             }),
-            schedule_delay: SentSamples::new(key(names::SCHEDULE_DELAY)),
-            request_duration: SentSamples::new(key(names::REQUEST_DURATION)),
-            request_busy: SentSamples::new(key(names::REQUEST_BUSY)),
+            schedule_latency: HistogramDelta::new(key_of(descriptions::SCHEDULE_LATENCY)),
+            request_duration: HistogramDelta::new(key_of(descriptions::REQUEST_DURATION)),
+            request_busy: HistogramDelta::new(key_of(descriptions::REQUEST_BUSY)),
             stalls: HashMap::new(),
             outcomes: Outcome::ALL.map(|outcome| {
                 let outcome = Label::from_static_parts("outcome", outcome.as_str());
-                SentCount::new(self::key(names::REQUESTS, &labels, Some(outcome)))
+                CounterDelta::new(key(descriptions::REQUESTS, &labels, Some(outcome)))
             }),
-            handed_off: SentCount::new(key(names::HANDED_OFF)),
-            in_flight: key(names::IN_FLIGHT),
-            in_progress: key(names::IN_PROGRESS),
+            handed_off: CounterDelta::new(key_of(descriptions::HANDED_OFF)),
+            in_flight: key_of(descriptions::IN_FLIGHT),
+            in_progress: key_of(descriptions::IN_PROGRESS),
             labels,
         }
     }
 
-    /// How many samples were not handed over yet.
-    pub(super) fn pending(&self, now: &RouteNow) -> u64 {
-        let totals = &now.totals;
-        let polls: u64 = self.polls.iter().zip(&totals.polls).map(|(sent, total)| sent.pending(total)).sum();
-        polls
-            + self.schedule_delay.pending(&totals.schedule_delay)
+    /// Returns how many samples were not handed over yet.
+    pub(super) fn pending(&self, snapshot: &RouteSnapshot) -> u64 {
+        let totals = &snapshot.totals;
+        let polls = self.polls.iter().zip(&totals.polls);
+        polls.map(|(delta, total)| delta.pending(total)).sum::<u64>()
+            + self.schedule_latency.pending(&totals.schedule_latency)
             + self.request_duration.pending(&totals.request_duration)
             + self.request_busy.pending(&totals.request_busy)
     }
@@ -80,43 +108,44 @@ impl RouteSeries {
         &mut self,
         recorder: &dyn Recorder,
         clock: &Clock,
-        pace: &mut Pace,
+        quota: SampleQuota,
         gauges: &mut Gauges,
-        now: &RouteNow,
+        snapshot: &RouteSnapshot,
     ) {
-        let totals = &now.totals;
-        for (sent, total) in self.polls.iter_mut().zip(&totals.polls) {
-            sent.send(recorder, clock, pace, total);
+        let totals = &snapshot.totals;
+        for (delta, total) in self.polls.iter_mut().zip(&totals.polls) {
+            delta.send(recorder, clock, quota, total);
         }
-        self.schedule_delay.send(recorder, clock, pace, &totals.schedule_delay);
-        self.request_duration.send(recorder, clock, pace, &totals.request_duration);
-        self.request_busy.send(recorder, clock, pace, &totals.request_busy);
-        self.send_stalls(recorder, clock, now);
-        for (sent, &total) in self.outcomes.iter_mut().zip(&totals.ended) {
+        self.schedule_latency.send(recorder, clock, quota, &totals.schedule_latency);
+        self.request_duration.send(recorder, clock, quota, &totals.request_duration);
+        self.request_busy.send(recorder, clock, quota, &totals.request_busy);
+        self.send_stalls(recorder, clock, snapshot);
+        for (delta, &total) in self.outcomes.iter_mut().zip(&totals.ended) {
             if total > 0 {
-                sent.send(recorder, total);
+                delta.send(recorder, total);
             }
         }
-        if now.handed_off > 0 {
-            self.handed_off.send(recorder, now.handed_off);
+        if snapshot.handed_off > 0 {
+            self.handed_off.send(recorder, snapshot.handed_off);
         }
-        gauges.set(recorder, &self.in_flight, Combine::Sum, totals.in_flight() as f64);
-        gauges.set(recorder, &self.in_progress, Combine::Max, now.stalled_for.as_secs_f64());
+        let in_flight = totals.in_flight() as f64;
+        gauges.set(recorder, &self.in_flight, Aggregation::Sum, in_flight);
+        let in_progress = snapshot.oldest_stall_age.as_secs_f64();
+        gauges.set(recorder, &self.in_progress, Aggregation::Max, in_progress);
     }
 
-    /// Stalls are few: no pace holds them back.
-    fn send_stalls(&mut self, recorder: &dyn Recorder, clock: &Clock, now: &RouteNow) {
-        for (&cause, total) in &now.stalls {
-            let labels = &self.labels;
-            let sent = self.stalls.entry(cause).or_insert_with(|| {
+    /// Stalls are few, so they have no quota.
+    fn send_stalls(&mut self, recorder: &dyn Recorder, clock: &Clock, snapshot: &RouteSnapshot) {
+        for (&cause, total) in &snapshot.stalls {
+            let delta = self.stalls.entry(cause).or_insert_with(|| {
                 let cause = Label::from_static_parts("cause", cause.as_str());
-                SentSamples::new(key(names::STALLS, labels, Some(cause)))
+                HistogramDelta::new(key(descriptions::STALLS, &self.labels, Some(cause)))
             });
-            sent.send(recorder, clock, &mut Pace::unlimited(), total);
+            delta.send(recorder, clock, SampleQuota::unlimited(), total);
         }
     }
 }
 
-fn key(metric: Metric, labels: &[Label; 2], further: Option<Label>) -> Key {
-    Key::from_parts(metric.name, labels.iter().cloned().chain(further).collect::<Vec<_>>())
+fn key(metric: Metric, labels: &[Label; 2], extra: Option<Label>) -> Key {
+    Key::from_parts(metric.name, labels.iter().cloned().chain(extra).collect::<Vec<_>>())
 }

@@ -1,7 +1,9 @@
-//! The monitor that people hold, and how it begins and ends.
+//! The handle that users hold, and its builder.
 
 mod builder;
-mod stats;
+mod route_stats;
+#[cfg(feature = "prometheus")]
+mod weak;
 
 use std::fmt;
 use std::future::Future;
@@ -9,49 +11,86 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::StallMonitorBuilder;
-pub use self::stats::RouteStats;
+pub use self::route_stats::RouteStats;
+#[cfg(feature = "prometheus")]
+pub(crate) use self::weak::WeakMonitor;
 
-use crate::error::ThresholdError;
-use crate::meter::Meter;
-use crate::middleware::{StallLayer, StallTask};
-use crate::shared::Sighting;
+use crate::error::Error;
+use crate::layer::{Instrumented, StallLayer};
+use crate::report::StallBuilder;
+use crate::request::RequestGuard;
 use crate::stall::Stall;
-use crate::threads::Watch;
+use crate::threads::MonitorGuard;
 
-/// Watches one runtime and measures what its layers wrap.
+/// Watches one runtime, and measures the services and tasks that it wraps.
 ///
-/// A handle: clones are cheap and stand for the same monitor. The watching threads and tasks end, on their own and without anybody
-/// waiting for them, when the last clone, layer and service is gone, whether or not the runtime still runs. So an
-/// [`on_stall`](StallMonitorBuilder::on_stall) hook that holds a clone keeps them alive for ever.
+/// A handle: clones are cheap and refer to the same monitor. Its threads and tasks stop in the
+/// background once the last handle, layer and service has been dropped, or at
+/// [`shutdown`](Self::shutdown). A handle in an [`on_stall`](StallMonitorBuilder::on_stall) hook
+/// therefore keeps the monitor alive.
+///
+/// ```
+/// use tower_stall::StallMonitor;
+///
+/// # #[tokio::main] async fn main() -> Result<(), tower_stall::Error> {
+/// let monitor = StallMonitor::builder().spawn()?;
+/// let handle = tokio::spawn(monitor.instrument("import", async { 42 }));
+/// assert_eq!(handle.await.unwrap(), 42);
+/// assert_eq!(monitor.routes()[0].requests(), 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
+#[must_use = "a monitor stops when its last handle, layer and service are dropped"]
 pub struct StallMonitor {
-    watch: Arc<Watch>,
+    guard: Arc<MonitorGuard>,
 }
 
 impl StallMonitor {
-    /// Begins a monitor with every option at its default.
+    /// How long [`shutdown`](Self::shutdown) waits.
+    const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// Returns a builder with default settings, which are listed in
+    /// [`guide::configuration`](crate::guide::configuration).
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), tower_stall::Error> {
+    /// let monitor = tower_stall::StallMonitor::builder().spawn()?;
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> StallMonitorBuilder {
         StallMonitorBuilder::new()
     }
 
-    /// A layer that measures the requests of the services it wraps.
+    /// Returns a layer that measures the requests of the services that it wraps.
     ///
-    /// A request counts once, however many layers of one monitor it passes: only the outermost measures it. So does a request that a
-    /// handler makes of a measured service within its own poll. A middleware between two such layers that hands the request to another
-    /// task, as `tower::buffer` does, hides the outer from the inner, and both count.
+    /// A request is counted once, however many layers of one monitor it passes through: the
+    /// outermost measures it. The same applies to a request that a handler sends to a measured
+    /// service within its own poll. A middleware between two such layers that moves the request to
+    /// another task, such as `tower::buffer`, hides the outer layer from the inner one; both then
+    /// count.
+    ///
+    /// ```
+    /// # async fn example(monitor: tower_stall::StallMonitor) {
+    /// let app: axum::Router = axum::Router::new()
+    ///     .route("/users/{id}", axum::routing::get(|| async { "a user" }))
+    ///     .layer(monitor.layer());
+    /// # }
+    /// ```
     #[must_use]
     pub fn layer(&self) -> StallLayer {
-        StallLayer { watch: Arc::clone(&self.watch) }
+        StallLayer::with_guard(Arc::clone(&self.guard))
     }
 
     /// Measures the polls of a background task, under `method="TASK"` and `route=name`.
     ///
-    /// The name is a label value: one per kind of task, never one per task. It counts against
-    /// [`max_routes`](StallMonitorBuilder::max_routes). The task is in flight from this call to its end; one that ends counts
-    /// as `2xx`, one that is dropped before as `cancelled`. Unlike a request, a task may hold measured requests, for instance
-    /// those of a connection: each is measured on its own.
+    /// The name is a label value: use one per kind of task, never one per task. It counts toward
+    /// [`max_routes`](StallMonitorBuilder::max_routes). The task is in flight from this call to its
+    /// end; one that completes counts as `2xx`, one that is dropped before as `cancelled`. Unlike a
+    /// request, a task may contain measured requests, such as those of a connection: each is
+    /// measured by itself.
     ///
-    /// The task does not keep the monitor alive; without a monitor it runs on, unwatched.
+    /// The task does not keep the monitor alive; without a monitor it continues unmeasured. A poll
+    /// costs as much as a poll of a request; see [`guide::costs`](crate::guide::costs).
     ///
     /// ```
     /// # async fn example(monitor: tower_stall::StallMonitor) {
@@ -60,67 +99,163 @@ impl StallMonitor {
     /// }));
     /// # }
     /// ```
-    pub fn instrument<F: Future>(&self, name: &str, future: F) -> StallTask<F> {
-        StallTask::new(future, Meter::task(self.watch.shared(), name))
+    pub fn instrument<F: Future>(&self, name: &str, future: F) -> Instrumented<F> {
+        Instrumented::new(future, RequestGuard::task(self.guard.monitor(), name))
     }
 
-    /// Changes the stall threshold, from the next poll that ends and the watchdog's next look on.
+    /// Sets the stall threshold. Takes effect at the end of the next poll and at the watchdog's
+    /// next scan.
     ///
     /// # Errors
     ///
-    /// If the threshold is zero; the old one stays.
-    pub fn set_stall_threshold(&self, threshold: Duration) -> Result<(), ThresholdError> {
-        ThresholdError::check(threshold)?;
-        self.watch.shared().set_threshold(threshold);
+    /// Returns an error if the threshold is zero; the previous one remains.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn example(monitor: &tower_stall::StallMonitor) {
+    /// assert!(monitor.set_stall_threshold(Duration::from_millis(100)).is_ok());
+    /// assert!(monitor.set_stall_threshold(Duration::ZERO).is_err());
+    /// # }
+    /// ```
+    pub fn set_stall_threshold(&self, threshold: Duration) -> Result<(), Error> {
+        Error::check_threshold(threshold)?;
+        self.guard.monitor().set_threshold(threshold);
         Ok(())
     }
 
-    /// The stall threshold, to the clock's precision.
+    /// Returns the stall threshold, to the precision of the clock: it may differ from what was set
+    /// by some nanoseconds.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), tower_stall::Error> {
+    /// let monitor = tower_stall::StallMonitor::builder().spawn()?;
+    /// assert_eq!((monitor.stall_threshold().as_secs_f64() * 1e3).round(), 25.0);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn stall_threshold(&self) -> Duration {
-        let shared = self.watch.shared();
-        shared.clock.duration(shared.threshold())
+        let monitor = self.guard.monitor();
+        monitor.clock.duration(monitor.threshold())
     }
 
-    /// The last 256 finished stalls, oldest first, then those in progress now.
+    /// Returns the latest 256 stalls that have ended, oldest first, then those in progress.
+    ///
+    /// A stall that has ended appears once the reporter has processed it, usually within a few
+    /// milliseconds; the first one takes longer, because debug information is read for it. Clones
+    /// the stalls under a lock that the reporter takes, but no polling thread.
+    ///
+    /// ```
+    /// # fn example(monitor: &tower_stall::StallMonitor) {
+    /// for stall in monitor.recent_stalls() {
+    ///     println!("{stall}");
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn recent_stalls(&self) -> Vec<Stall> {
-        let shared = self.watch.shared();
-        let found = self.watch.board().read();
-        let mut stalls: Vec<_> = found.recent.iter().cloned().collect();
-        let now = shared.stalled().map(|stalled| Sighting::of(shared, &stalled));
-        stalls.extend(now.filter_map(|now| Stall::of_sighting(shared, &now, found.samples.of(now.of), Duration::ZERO)));
-        stalls
+        let monitor = self.guard.monitor();
+        let history = monitor.history.lock();
+        let in_progress = monitor.stalls_in_progress().filter_map(|stall| {
+            let samples = history.samples.get(stall.id);
+            let report = stall.to_report(monitor);
+            StallBuilder::in_progress(monitor, &report.stall, samples, Duration::ZERO).build()
+        });
+        history.recent.iter().cloned().chain(in_progress).collect()
     }
 
-    /// Where the time of all stalls went so far, those in progress included: one line for each distinct stack, `route;outer;inner milliseconds`,
-    /// which is what flame-graph tools read.
+    /// Returns the time of all stalls with a captured stack, including those in progress: one line
+    /// per distinct stack, `METHOD route;outer;inner milliseconds`, which flame-graph tools read.
     ///
-    /// Each stack stands for the time since the one before it was taken: at the threshold, at each doubling of the age, and each
-    /// second. Bounded: of the stacks past 4096 distinct ones, only the route and the time are kept. Empty where no stacks are taken.
+    /// Stacks are captured shortly before the threshold, at each doubling of the age, and every
+    /// second. Each represents the time since the previous one, and the last one also that to the
+    /// end. The number of stacks is bounded: of those beyond 4096 distinct ones, only the route and
+    /// the time are kept. Copies all stacks under a lock that the reporter takes, but no polling
+    /// thread.
+    ///
+    /// ```no_run
+    /// # fn example(monitor: &tower_stall::StallMonitor) -> std::io::Result<()> {
+    /// std::fs::write("stalls.folded", monitor.collapsed_stacks())
+    /// # }
+    /// ```
     #[must_use]
     pub fn collapsed_stacks(&self) -> String {
-        let shared = self.watch.shared();
-        let found = self.watch.board().read();
-        let mut collapsed = found.collapsed.clone();
-        for stalled in shared.stalled() {
-            let Some(route) = shared.routes.get(stalled.poll.route) else { continue };
-            collapsed.add_all(route.method, &route.name, found.samples.of(stalled.of), stalled.age, &shared.clock);
+        let monitor = self.guard.monitor();
+        let history = monitor.history.lock();
+        let mut collapsed = history.collapsed.clone();
+        for stall in monitor.stalls_in_progress() {
+            let Some(route) = monitor.routes.get(stall.poll.route) else { continue };
+            let samples = history.samples.get(stall.id);
+            collapsed.add_all(route.method, &route.name, samples, stall.age, &monitor.clock);
         }
+        drop(history);
         collapsed.text()
     }
 
-    /// The routes that had requests so far, in the order of their first one.
+    /// Returns the statistics of the routes that have had requests or stalls: first those that are
+    /// `unmatched`, `overflow` and `unattributed`, then the others in the order of their first
+    /// request.
     ///
-    /// Reads what each thread has counted up to now; costs about a microsecond for each route and thread.
+    /// Reads the counters of each thread; takes about a microsecond per route and thread.
+    ///
+    /// ```
+    /// # fn example(monitor: &tower_stall::StallMonitor) {
+    /// for route in monitor.routes() {
+    ///     println!("{} {}: {} requests", route.method(), route.route(), route.requests());
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn routes(&self) -> Vec<RouteStats> {
-        RouteStats::all(self.watch.shared(), self.watch.board())
+        RouteStats::all(self.guard.monitor())
+    }
+
+    /// Stops the monitor, whether or not other handles, layers and services exist, and writes the
+    /// last reports and metrics.
+    ///
+    /// Blocks until the monitor's threads have ended, for at most a second, even if a hook or a
+    /// subscriber hangs; reports that are not written by then are lost. Call it outside the
+    /// runtime, or at the end of `main`. Remaining layers and tasks keep working, but their
+    /// measurements are no longer reported. In a hook or a subscriber, it does not wait.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = tokio::runtime::Runtime::new()?;
+    /// let handle = runtime.handle().clone();
+    /// let monitor = tower_stall::StallMonitor::builder().runtime(handle).spawn()?;
+    /// runtime.block_on(async { /* serve requests */ });
+    /// monitor.shutdown();
+    /// # Ok(()) }
+    /// ```
+    pub fn shutdown(self) {
+        self.guard.close();
+        self.guard.join(Self::SHUTDOWN_TIMEOUT);
+    }
+}
+
+// Here, because `layer` does not use `monitor`.
+impl StallLayer {
+    /// Creates a layer that measures the requests of the services that it wraps; the same as
+    /// [`StallMonitor::layer`].
+    ///
+    /// ```
+    /// use tower::ServiceBuilder;
+    /// use tower_stall::{StallLayer, StallMonitor};
+    ///
+    /// # #[tokio::main] async fn main() -> Result<(), tower_stall::Error> {
+    /// let monitor = StallMonitor::builder().spawn()?;
+    /// let builder = ServiceBuilder::new().layer(StallLayer::new(&monitor));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn new(monitor: &StallMonitor) -> Self {
+        monitor.layer()
     }
 }
 
 impl fmt::Debug for StallMonitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StallMonitor").field("runtime", &self.watch.shared().runtime_name).finish_non_exhaustive()
+        let runtime = &self.guard.monitor().runtime_name;
+        f.debug_struct("StallMonitor").field("runtime", runtime).finish_non_exhaustive()
     }
 }

@@ -1,58 +1,71 @@
-//! What the operating system tells of a thread. What the watchdog asks neither allocates nor takes a lock of this process.
+//! What the operating system reports: time, and what threads are doing.
+//!
+//! The functions that the watchdog calls neither allocate nor take a lock of this process.
 
-#[cfg(not(target_os = "linux"))]
-mod elsewhere;
+mod clock;
+
+#[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
+mod fd_target;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
 #[cfg(target_os = "linux")]
 mod proc;
+#[cfg(target_os = "linux")]
+mod syscall;
 
 use std::time::Duration;
 
+pub(crate) use self::clock::{Clock, duration_nanos};
+#[cfg(stacks_supported)]
+pub(crate) use self::linux::{monotonic_nanos, read_process_memory};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use self::elsewhere::{Descriptor, Quota, cpu_time, moment, own_cpu_time, turns};
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub(crate) use self::linux::time_stamp;
+pub(crate) use self::other::{
+    CgroupCpuStat, FdTarget, cpu_time, sched_stat, thread_cpu_time, thread_state,
+};
 #[cfg(target_os = "linux")]
-#[cfg_attr(
-    any(not(feature = "stacks"), tower_stall_elsewhere, not(target_arch = "x86_64"), not(target_env = "gnu")),
-    allow(unused_imports)
-)]
-pub(crate) use self::linux::{Descriptor, copy_memory, cpu_time, monotonic_nanos, own_cpu_time};
-#[cfg(target_os = "linux")]
-pub(crate) use self::proc::{Quota, moment, turns};
+pub(crate) use self::{
+    cgroup::CgroupCpuStat,
+    fd_target::FdTarget,
+    linux::{cpu_time, thread_cpu_time},
+    proc::{sched_stat, thread_state},
+};
 
-/// A thread's number in the kernel. 0 stands for none.
+/// A thread's id in the kernel. 0 means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Tid(pub(crate) i32);
 
-/// What a thread was doing at one moment.
+/// What a thread is doing at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// It was running, or could have been.
+pub(crate) enum ThreadState {
+    /// On-CPU, or runnable.
     Running,
-    Asleep(Asleep),
+    Blocked(BlockedIn),
 }
 
-/// A thread that waits in the kernel.
+/// Where a blocked thread waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asleep {
-    pub(crate) call: Call,
-    /// The call's first argument: the file descriptor, where it has one.
-    pub(crate) argument: u64,
+pub(crate) struct BlockedIn {
+    pub(crate) syscall: Syscall,
+    /// The first argument: the file descriptor, if the system call takes one.
+    pub(crate) arg0: u64,
     pub(crate) sp: u64,
     pub(crate) pc: u64,
 }
 
-/// The number of a system call, negative where the kernel was entered for something else, such as a page that has to come from disk.
+/// The number of a system call; negative if the kernel was entered for another reason, such as a
+/// page that has to be read from disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Call(pub(crate) i32);
+pub(crate) struct Syscall(pub(crate) i32);
 
-/// The scheduler's account of a thread.
+/// The scheduler's statistics of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turns {
-    /// How long it waited for a core, all waits that have ended.
-    pub(crate) waited: Duration,
-    /// How often it was put on a core.
-    pub(crate) turns: u64,
+pub(crate) struct SchedStat {
+    /// The time spent waiting in the run queue; only waits that have ended.
+    pub(crate) run_delay: Duration,
+    /// How often the thread was put on a CPU.
+    pub(crate) timeslices: u64,
 }

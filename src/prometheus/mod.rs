@@ -1,12 +1,14 @@
-//! A Prometheus exporter that answers while every worker is stalled.
+//! A Prometheus exporter that responds while every worker is stalled.
 //!
-//! [`serve`] is for a process that has no `metrics` recorder yet. One that sets up its own
-//! [`PrometheusBuilder`] passes it through [`buckets`], and should run the exporter outside
-//! the watched runtime: an endpoint that is a task of the stalled runtime is silent just when it is needed.
+//! [`serve`] is for a process that has no `metrics` recorder yet. A process that sets up its own
+//! exporter uses [`BUCKETS`] and [`PREFIX`], or [`buckets`] for a [`PrometheusBuilder`], and should
+//! run the exporter outside the watched runtime: an endpoint that is a task of a stalled runtime
+//! does not respond when it is needed.
 //!
-//! [`Server::show_stalls`] puts the reports beside the metrics, for people who come from a dashboard or an alert.
+//! [`Server::show`] adds the reports of a monitor, which dashboards and alerts can link to.
 
 mod recorder;
+mod router;
 mod server;
 mod stalls;
 
@@ -22,32 +24,80 @@ pub use self::server::Server;
 
 use self::recorder::DrainingRecorder;
 use self::server::Listener;
-use crate::cells::BOUNDS_NANOS;
+use crate::error::write_debug;
+use crate::shard::BOUNDS_NANOS;
 
-/// Why [`serve`] failed. Nothing is left installed, so it can be tried again.
-#[derive(Debug)]
-pub struct ServeError(Kind);
+/// The prefix of the names of all metrics of this crate.
+///
+/// Exporters that set buckets by prefix use it together with [`BUCKETS`].
+///
+/// ```
+/// use tower_stall::prometheus::PREFIX;
+///
+/// assert!("tower_stall_requests_total".starts_with(PREFIX));
+/// ```
+pub const PREFIX: &str = "tower_stall_";
 
-#[derive(Debug)]
-enum Kind {
+/// The upper bounds of the buckets of all histograms of this crate, in seconds.
+///
+/// With these bounds, other exporters have exact bucket counts.
+///
+/// ```
+/// use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+/// use tower_stall::prometheus::{BUCKETS, PREFIX};
+///
+/// let builder = PrometheusBuilder::new()
+///     .set_buckets_for_metric(Matcher::Prefix(PREFIX.into()), &BUCKETS)?;
+/// # Ok::<(), metrics_exporter_prometheus::BuildError>(())
+/// ```
+pub const BUCKETS: [f64; BOUNDS_NANOS.len()] = {
+    let mut seconds = [0.0; BOUNDS_NANOS.len()];
+    let mut index = 0;
+    while index < seconds.len() {
+        seconds[index] = BOUNDS_NANOS[index] as f64 / 1e9;
+        index += 1;
+    }
+    seconds
+};
+
+/// The reason why [`serve`] failed. Nothing remains installed, so it can be tried again.
+///
+/// ```
+/// use tower_stall::prometheus::serve;
+///
+/// let _first = serve(([127, 0, 0, 1], 0))?;
+/// let error = serve(([127, 0, 0, 1], 0)).unwrap_err();
+/// assert!(error.to_string().contains("already has a `metrics` recorder"));
+/// # Ok::<(), tower_stall::prometheus::ServeError>(())
+/// ```
+pub struct ServeError(ServeErrorKind);
+
+enum ServeErrorKind {
     Bind(SocketAddr, io::Error),
     Thread(io::Error),
     Recorder,
 }
 
-/// Makes metrics-exporter-prometheus the process-wide `metrics` recorder, and answers `GET /metrics` at `addr`.
+/// Installs metrics-exporter-prometheus as the process-wide `metrics` recorder, and serves
+/// `GET /metrics` at `addr`.
 ///
-/// On a thread and a runtime of its own, so that it answers while the runtime it tells of stands still. Port 0 takes a free port:
-/// ask [`Server::local_addr`]. It serves until the process ends; dropping the returned handle changes nothing. All metrics of the process
-/// are served, other libraries' too; the buckets of this crate's are those of [`buckets`]. Samples are drained as they come and at
-/// least every 5 s, so that memory does not grow between scrapes.
+/// The server has a thread and a runtime of its own, so that it responds while the watched runtime
+/// is stalled. It runs until the process ends; dropping the returned handle changes nothing. Port 0
+/// takes a free port: see [`Server::local_addr`].
 ///
-/// There is no authentication: bind it to an address that only the scraper reaches.
+/// All metrics of the process are served, including those of other libraries. The histograms of
+/// this crate have the buckets [`BUCKETS`]. Samples are drained at every scrape, every 5 s, and
+/// whenever this crate has added 16384, so that memory does not grow between scrapes.
+///
+/// There is no authentication: bind the server to an address that only the scraper can reach.
 ///
 /// # Errors
 ///
-/// If the address is in use or not this machine's, if the process has a recorder already (then use [`buckets`] with that one's
-/// builder), or if no thread can be started.
+/// Returns an error if the address is in use or does not belong to this host, if the process
+/// already has a recorder (use [`buckets`] with its builder instead), or if a thread cannot be
+/// spawned.
+///
+/// # Examples
 ///
 /// ```
 /// let server = tower_stall::prometheus::serve(([127, 0, 0, 1], 0))?;
@@ -56,21 +106,28 @@ enum Kind {
 /// ```
 pub fn serve(addr: impl Into<SocketAddr>) -> Result<Server, ServeError> {
     let addr = addr.into();
-    let listener = Listener::bind(addr).map_err(|error| ServeError(Kind::Bind(addr, error)))?;
+    let listener =
+        Listener::bind(addr).map_err(|error| ServeError(ServeErrorKind::Bind(addr, error)))?;
     let recorder = DrainingRecorder::new(buckets(PrometheusBuilder::new()).build_recorder());
-    let start = listener.spawn(recorder.drain()).map_err(|error| ServeError(Kind::Thread(error)))?;
+    let pending = listener
+        .spawn(recorder.drain())
+        .map_err(|error| ServeError(ServeErrorKind::Thread(error)))?;
     if metrics::set_global_recorder(recorder).is_err() {
-        start.cancel();
-        return Err(ServeError(Kind::Recorder));
+        pending.cancel();
+        return Err(ServeError(ServeErrorKind::Recorder));
     }
-    crate::export::recorder_drains();
-    Ok(start.go())
+    crate::export::set_recorder_drains();
+    Ok(pending.start())
 }
 
-/// Sets the buckets of this crate's histograms, which would else be rendered as summaries, and upkeep to once a second, which
-/// keeps what waits between scrapes small.
+/// Configures the buckets of this crate's histograms, which would otherwise be rendered as
+/// summaries, and an upkeep once a second, which bounds what is buffered between scrapes.
 ///
-/// A builder that is installed without a listener runs no upkeep of its own: call `PrometheusHandle::run_upkeep` now and then.
+/// A builder that is installed without a listener runs no upkeep: call
+/// `PrometheusHandle::run_upkeep` regularly.
+///
+/// This function takes and returns a type of metrics-exporter-prometheus 0.18. For other versions
+/// of it, and other exporters, use [`BUCKETS`] and [`PREFIX`].
 ///
 /// ```
 /// use metrics_exporter_prometheus::PrometheusBuilder;
@@ -79,34 +136,58 @@ pub fn serve(addr: impl Into<SocketAddr>) -> Result<Server, ServeError> {
 /// ```
 #[must_use]
 pub fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
-    let bounds = BOUNDS_NANOS.map(|nanos| nanos as f64 / 1e9);
     let builder = builder.upkeep_timeout(Duration::from_secs(1));
-    match builder.set_buckets_for_metric(Matcher::Prefix(crate::export::PREFIX.into()), &bounds) {
+    match builder.set_buckets_for_metric(Matcher::Prefix(PREFIX.into()), &BUCKETS) {
         Ok(builder) => builder,
-        Err(_) => unreachable!("only an empty list of buckets is refused"),
+        Err(_) => unreachable!("only an empty list of buckets is rejected"),
     }
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Bind(addr, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "metrics cannot be served at {addr}: the address is in use; choose another port, or 0 for a free one")
+            ServeErrorKind::Bind(addr, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot serve metrics at {addr}; choose another port, or 0 for a free one"
+                )
             }
-            Kind::Bind(addr, error) => write!(f, "metrics cannot be served at {addr}: {error}"),
-            Kind::Thread(error) => write!(f, "the thread that serves metrics could not be started: {error}"),
-            Kind::Recorder => f.write_str(
-                "the process has a `metrics` recorder already: pass its builder through `tower_stall::prometheus::buckets` instead",
+            ServeErrorKind::Bind(addr, _) => write!(f, "cannot serve metrics at {addr}"),
+            ServeErrorKind::Thread(_) => {
+                f.write_str("failed to spawn the thread that serves metrics")
+            }
+            ServeErrorKind::Recorder => f.write_str(
+                "the process already has a `metrics` recorder: call `serve` once, or pass the \
+                 builder of that recorder through `tower_stall::prometheus::buckets` instead",
             ),
         }
+    }
+}
+
+/// The message, which `main` shows if it returns the error, and the source.
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_debug("ServeError", self, f)
     }
 }
 
 impl Error for ServeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
-            Kind::Bind(_, error) | Kind::Thread(error) => Some(error),
-            Kind::Recorder => None,
+            ServeErrorKind::Bind(_, error) | ServeErrorKind::Thread(error) => Some(error),
+            ServeErrorKind::Recorder => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_the_documented_bounds() {
+        let documented =
+            [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+        assert_eq!(BUCKETS, documented);
     }
 }

@@ -1,14 +1,17 @@
-//! A recorder that never holds more samples than it can afford.
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! A recorder that buffers a bounded number of samples.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
-/// The exporter's recorder, drained whenever this many samples wait in it: 16 bytes each.
-const MOST_WAITING: usize = 16_384;
+use super::PREFIX;
+
+/// The exporter's recorder is drained whenever it buffers this many samples, of 16 bytes each.
+const MAX_BUFFERED: usize = 16_384;
 
 #[derive(Debug)]
 pub(super) struct DrainingRecorder {
@@ -16,12 +19,14 @@ pub(super) struct DrainingRecorder {
     drain: Arc<Drain>,
 }
 
-/// The exporter's samples. A sample that is pushed into the exporter's list while another thread drains it may be lost, so nobody
-/// does the one during the other.
+/// The exporter's samples.
+///
+/// The exporter's bucket list (`AtomicBucket` of metrics-util 0.20) may lose a sample that is
+/// pushed while another thread drains it, so the two exclude each other here.
 pub(super) struct Drain {
     handle: PrometheusHandle,
-    /// How many wait, about.
-    waiting: Mutex<usize>,
+    /// The approximate number of samples that are buffered.
+    buffered: Mutex<usize>,
 }
 
 struct DrainingHistogram {
@@ -29,9 +34,11 @@ struct DrainingHistogram {
     drain: Arc<Drain>,
 }
 
+// === impl DrainingRecorder ===
+
 impl DrainingRecorder {
     pub(super) fn new(inner: PrometheusRecorder) -> Self {
-        let drain = Arc::new(Drain { handle: inner.handle(), waiting: Mutex::new(0) });
+        let drain = Arc::new(Drain { handle: inner.handle(), buffered: Mutex::new(0) });
         Self { inner, drain }
     }
 
@@ -63,13 +70,16 @@ impl Recorder for DrainingRecorder {
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
         let inner = self.inner.register_histogram(key, metadata);
-        // Other libraries record on polling threads, which no drain may hold up. They have the upkeep of the serving thread.
-        if !key.name().starts_with(crate::export::PREFIX) {
+        // Other libraries record on polling threads, which must not wait for a drain. The upkeep of
+        // the server's thread drains theirs.
+        if !key.name().starts_with(PREFIX) {
             return inner;
         }
         Histogram::from_arc(Arc::new(DrainingHistogram { inner, drain: Arc::clone(&self.drain) }))
     }
 }
+
+// === impl DrainingHistogram ===
 
 impl HistogramFn for DrainingHistogram {
     fn record(&self, value: f64) {
@@ -77,41 +87,43 @@ impl HistogramFn for DrainingHistogram {
     }
 
     fn record_many(&self, value: f64, count: usize) {
-        let mut left = count;
-        while left > 0 {
-            let now = left.min(MOST_WAITING);
-            self.drain.add(now, || self.inner.record_many(value, now));
-            left -= now;
+        let mut remaining = count;
+        while remaining > 0 {
+            let chunk = remaining.min(MAX_BUFFERED);
+            self.drain.push(chunk, || self.inner.record_many(value, chunk));
+            remaining -= chunk;
         }
     }
 }
 
+// === impl Drain ===
+
 impl Drain {
-    /// The metrics as text.
+    /// Renders the metrics as text.
     pub(super) fn render(&self) -> String {
-        let mut waiting = self.waiting();
-        *waiting = 0;
+        let mut buffered = self.lock();
+        *buffered = 0;
         self.handle.render()
     }
 
     pub(super) fn run_upkeep(&self) {
-        let mut waiting = self.waiting();
-        *waiting = 0;
+        let mut buffered = self.lock();
+        *buffered = 0;
         self.handle.run_upkeep();
     }
 
-    fn add(&self, samples: usize, push: impl FnOnce()) {
-        let mut waiting = self.waiting();
+    fn push(&self, samples: usize, push: impl FnOnce()) {
+        let mut buffered = self.lock();
         push();
-        *waiting += samples;
-        if *waiting >= MOST_WAITING {
-            *waiting = 0;
+        *buffered += samples;
+        if *buffered >= MAX_BUFFERED {
+            *buffered = 0;
             self.handle.run_upkeep();
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, usize> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,8 @@
-//! `GET /metrics`, and `GET /stalls`, on a thread of its own.
+//! The HTTP server, on a thread of its own.
+//!
+//! Hand-written, although metrics-exporter-prometheus has a listener: `PrometheusBuilder::install`
+//! spawns it on the current runtime if there is one, which is the runtime that stalls; it does not
+//! expose the port that it bound; and it has no further pages.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,94 +11,101 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::{Builder, Runtime};
 
 use super::recorder::Drain;
-use super::stalls::Stalls;
-use crate::stall::Stall;
+use super::router::Router;
+use super::stalls::StallsPage;
+use crate::monitor::StallMonitor;
 
-/// How often samples of other libraries are drained where nobody scrapes.
+/// How often the samples of other libraries are drained if nothing scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Serves metrics until the process ends. From [`serve`](super::serve).
+/// A server of metrics that runs until the process ends. Returned by [`serve`](super::serve).
+///
+/// ```
+/// use tower_stall::prometheus::{Server, serve};
+///
+/// let server: Server = serve(([127, 0, 0, 1], 0))?;
+/// println!("http://{}/metrics", server.local_addr());
+/// # Ok::<(), tower_stall::prometheus::ServeError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Server {
     local_addr: SocketAddr,
-    stalls: Stalls,
+    stalls: StallsPage,
 }
 
-/// What each connection answers from.
-#[derive(Clone)]
-struct Pages {
-    metrics: Arc<Drain>,
-    stalls: Stalls,
-}
-
-enum Page {
-    Metrics,
-    Stalls,
-}
-
-/// A bound address that does not answer yet.
+/// A bound address that does not respond yet.
 pub(super) struct Listener {
     inner: TcpListener,
     local_addr: SocketAddr,
 }
 
-/// A serving thread that waits for the word. Without it, it ends.
-pub(super) struct Start {
-    go: mpsc::Sender<()>,
+/// A thread that waits for the start. It ends if it is cancelled instead.
+pub(super) struct PendingServer {
+    start: mpsc::Sender<()>,
     thread: JoinHandle<()>,
     server: Server,
 }
 
+// === impl Server ===
+
 impl Server {
-    /// The address it answers at, with the port that was free if port 0 was asked for.
+    /// Returns the address that the server is bound to, with the actual port if port 0 was
+    /// requested.
+    ///
+    /// ```
+    /// let server = tower_stall::prometheus::serve(([127, 0, 0, 1], 0))?;
+    /// assert_ne!(server.local_addr().port(), 0);
+    /// # Ok::<(), tower_stall::prometheus::ServeError>(())
+    /// ```
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Answers `GET /stalls` too, with the reports of these stalls: those in progress first, then the latest.
+    /// Serves the reports of a monitor at `GET /stalls`, as plain text: those in progress first,
+    /// then the latest.
     ///
-    /// Text, for the person who comes from a dashboard and wants the line of code, also while every worker is held. `stalls` is asked at each
-    /// request, on the serving thread; those of several calls follow one another. It is kept until the process ends, and with it whatever
-    /// it holds. Without a call there is no such page. Whoever reaches the address reads paths and functions of your code.
+    /// The page is rendered at each request, on the server's thread, so it responds while every
+    /// worker is stalled. Several monitors are shown one after the other. The server does not keep
+    /// a monitor alive; the reports of one that is gone are not shown. Without a call there is no
+    /// such page.
     ///
-    /// ```no_run
+    /// The page shows paths and function names of your code to every client that can reach the
+    /// address.
+    ///
+    /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let server = tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?;
     /// let monitor = tower_stall::StallMonitor::builder().spawn()?;
-    /// let shown = monitor.clone();
-    /// server.show_stalls(move || shown.recent_stalls());
+    /// tower_stall::prometheus::serve(([127, 0, 0, 1], 0))?.show(&monitor);
     /// # Ok(()) }
     /// ```
-    pub fn show_stalls(&self, stalls: impl Fn() -> Vec<Stall> + Send + Sync + 'static) {
-        self.stalls.add(Box::new(stalls));
+    pub fn show(&self, monitor: &StallMonitor) {
+        self.stalls.add(monitor);
     }
 }
 
-impl Start {
-    pub(super) fn go(self) -> Server {
-        let _ = self.go.send(());
+// === impl PendingServer ===
+
+impl PendingServer {
+    pub(super) fn start(self) -> Server {
+        let _ = self.start.send(());
         self.server
     }
 
-    /// Ends the thread and frees the address.
+    /// Ends the thread and releases the address.
     pub(super) fn cancel(self) {
-        drop(self.go);
+        drop(self.start);
         let _ = self.thread.join();
     }
 }
+
+// === impl Listener ===
 
 impl Listener {
     pub(super) fn bind(addr: SocketAddr) -> io::Result<Self> {
@@ -103,75 +114,52 @@ impl Listener {
         Ok(Self { local_addr: inner.local_addr()?, inner })
     }
 
-    pub(super) fn spawn(self, metrics: Arc<Drain>) -> io::Result<Start> {
+    pub(super) fn spawn(self, metrics: Arc<Drain>) -> io::Result<PendingServer> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (go, word) = mpsc::channel();
-        let server = Server { local_addr: self.local_addr, stalls: Stalls::default() };
-        let pages = Pages { metrics, stalls: server.stalls.clone() };
+        let (start, started) = mpsc::channel();
+        let server = Server { local_addr: self.local_addr, stalls: StallsPage::default() };
+        let router = Router { metrics, stalls: server.stalls.clone() };
         let listener = self.inner;
         let run = move || {
-            if word.recv().is_ok() {
-                answer(&runtime, listener, &pages);
+            if started.recv().is_ok() {
+                accept(&runtime, listener, &router);
             }
         };
         let thread = std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
-        Ok(Start { go, thread, server })
+        Ok(PendingServer { start, thread, server })
     }
 }
 
-fn answer(runtime: &Runtime, listener: TcpListener, pages: &Pages) {
+fn accept(runtime: &Runtime, listener: TcpListener, router: &Router) {
     runtime.block_on(async {
-        // It was made non-blocking and this runtime has I/O: there is no other way to fail.
+        // Cannot fail: the socket is non-blocking, and this runtime has I/O.
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-        tokio::spawn(upkeep(pages.metrics.clone()));
+        tokio::spawn(run_upkeep(Arc::clone(&router.metrics)));
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(connection(TokioIo::new(stream), pages.clone()))),
-                // Out of file descriptors, most likely: wait for some to be closed.
+                Ok((stream, _)) => drop(tokio::spawn(serve_connection(stream, router.clone()))),
+                // Most likely out of file descriptors: waits for some to be closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     });
 }
 
-async fn upkeep(metrics: Arc<Drain>) {
+async fn run_upkeep(metrics: Arc<Drain>) {
     loop {
         tokio::time::sleep(UPKEEP).await;
         metrics.run_upkeep();
     }
 }
 
-async fn connection(stream: TokioIo<tokio::net::TcpStream>, pages: Pages) {
+async fn serve_connection(stream: tokio::net::TcpStream, router: Router) {
     let service = service_fn(|request| {
-        let response = respond(&request, &pages);
+        let response = router.respond(&request);
         async { Ok::<_, Infallible>(response) }
     });
-    // A connection that breaks is its client's concern.
-    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await;
-}
-
-fn respond(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
-    let page = match request.uri().path() {
-        "/metrics" => Page::Metrics,
-        "/stalls" if pages.stalls.are_shown() => Page::Stalls,
-        _ => return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
-    };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "it is had by GET\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    let (content, text) = match page {
-        Page::Metrics => (METRICS, pages.metrics.render()),
-        Page::Stalls => (TEXT, pages.stalls.text()),
-    };
-    let mut response = Response::new(Full::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, content);
-    response
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    response
+    // The error of a connection is of no concern to the server.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }

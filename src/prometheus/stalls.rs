@@ -1,42 +1,51 @@
-//! What `GET /stalls` shows.
+//! The page `GET /stalls`.
 
 use std::fmt;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::stall::Stall;
+use crate::monitor::{StallMonitor, WeakMonitor};
 
-type Source = Box<dyn Fn() -> Vec<Stall> + Send + Sync>;
-
-/// Where the stalls are asked for, at each request anew.
+/// The monitors that are shown.
 #[derive(Clone, Default)]
-pub(super) struct Stalls(Arc<Mutex<Vec<Source>>>);
+pub(super) struct StallsPage(Arc<Mutex<Vec<WeakMonitor>>>);
 
-impl Stalls {
-    pub(super) fn add(&self, source: Source) {
-        self.sources().push(source);
+impl StallsPage {
+    /// Adds a monitor, unless it is shown already.
+    pub(super) fn add(&self, monitor: &StallMonitor) {
+        let (mut monitors, monitor) = (self.lock(), WeakMonitor::new(monitor));
+        monitors.retain(WeakMonitor::is_alive);
+        if !monitors.contains(&monitor) {
+            monitors.push(monitor);
+        }
     }
 
-    pub(super) fn are_shown(&self) -> bool {
-        !self.sources().is_empty()
+    /// Returns whether the page exists.
+    pub(super) fn is_enabled(&self) -> bool {
+        !self.lock().is_empty()
     }
 
-    /// Those in progress first, then the latest.
-    pub(super) fn text(&self) -> String {
+    /// Renders the reports: of each monitor those in progress first, then the latest.
+    pub(super) fn render(&self) -> String {
         let mut text = String::new();
-        for stall in self.sources().iter().flat_map(|source| source().into_iter().rev()) {
-            let _ = writeln!(text, "{stall}\n");
+        for monitor in self.lock().iter().filter_map(WeakMonitor::upgrade) {
+            for stall in monitor.recent_stalls().into_iter().rev() {
+                let _ = writeln!(text, "{stall:#}\n");
+            }
+        }
+        if text.is_empty() {
+            text.push_str("no stalls\n");
         }
         text
     }
 
-    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<WeakMonitor>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Stalls {
+impl fmt::Debug for StallsPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stalls").finish_non_exhaustive()
+        f.debug_struct("StallsPage").finish_non_exhaustive()
     }
 }

@@ -1,9 +1,11 @@
-//! From what was measured to what is told: one thread writes reports, calls hooks and flushes the cells.
+//! From measurements to reports: one thread classifies stalls, writes the events, calls the hook
+//! and flushes the counters.
 
-mod account;
-mod limit;
-mod quota;
+mod classify;
+mod cpu_quota;
+mod rate_limiter;
 mod reporter;
-mod verdict;
+mod stall_builder;
 
 pub(crate) use self::reporter::{Hook, Reporter};
+pub(crate) use self::stall_builder::StallBuilder;

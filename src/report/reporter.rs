@@ -1,217 +1,382 @@
-//! The reporter's thread: it may be slow, and nobody waits for it.
+//! The reporter's thread. It may be slow: no other thread waits for it.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::account::{held_before, is_handed_off};
-use super::limit::Budgets;
-use super::quota::Throttling;
-use crate::board::{Board, Sample};
+use super::cpu_quota::CpuQuota;
+use super::rate_limiter::RateLimiter;
+use super::stall_builder::{StallBuilder, is_handed_off, stalled_before_hand_off};
 use crate::export::Exporter;
 use crate::routes::Routes;
-use crate::shared::{Finished, Shared, Sighting};
-use crate::stacks::{Capture, Outcome, Resolver};
+use crate::stacks::{Capture, CaptureResult, Symbolizer};
 use crate::stall::{Cause, Stall};
+use crate::state::{EndedStall, InProgressReport, MonitorState, Notice, StackSample};
 use crate::trace::{Parent, Tracing};
 
-/// A user's function that is told of each stall.
+/// A user's function that is called with each stall.
 pub(crate) type Hook = Box<dyn Fn(&Stall) + Send + Sync>;
 
-/// How long the reporter waits for the watchdog to have looked once more after a stall, which takes it a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it asks.
-const PAUSE: Duration = Duration::from_millis(2);
+/// How long an ended stall waits for the scan after its end, which takes a few milliseconds.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the reporter checks for that scan.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 pub(crate) struct Reporter {
-    shared: Arc<Shared>,
-    board: Arc<Board>,
+    monitor: Arc<MonitorState>,
     exporter: Exporter,
     hook: Option<Hook>,
     tracing: Tracing,
-    budgets: Budgets,
-    resolver: Resolver,
-    throttling: Throttling,
-    /// Finished stalls that the watchdog may still have something to say about.
-    waiting: VecDeque<(Instant, Finished)>,
+    rate_limiter: RateLimiter,
+    symbolizer: Symbolizer,
+    cpu_quota: CpuQuota,
+    /// Ended stalls of which the watchdog may still deliver a stack, with the time of arrival.
+    waiting: VecDeque<(Instant, EndedStall)>,
+    /// The notices that have not been logged.
+    pending_notices: Vec<Notice>,
+    started_at: Instant,
 }
-
-// === impl Reporter ===
 
 impl Reporter {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        board: Arc<Board>,
+        monitor: Arc<MonitorState>,
         exporter: Exporter,
         hook: Option<Hook>,
         reports_per_minute: u32,
     ) -> Self {
         Self {
-            shared,
-            board,
+            monitor,
             exporter,
             hook,
             tracing: Tracing::current(),
-            budgets: Budgets::new(reports_per_minute),
-            resolver: Resolver::new(),
-            throttling: Throttling::new(),
+            rate_limiter: RateLimiter::new(reports_per_minute),
+            symbolizer: Symbolizer::new(),
+            cpu_quota: CpuQuota::new(),
             waiting: VecDeque::new(),
+            pending_notices: Notice::ALL.into(),
+            started_at: Instant::now(),
         }
     }
 
-    /// Works until the inbox is closed. A subscriber or a recorder that panics loses what it was told, and nothing else.
+    /// Runs until the queue is closed. A subscriber or a recorder that panics loses the current
+    /// events, and nothing else.
     pub(crate) fn run(mut self) {
-        if let Some(why) = self.shared.no_stacks.filter(|_| self.shared.stacks_wanted) {
-            self.tracing.no_stacks(why);
-        }
         loop {
-            // Asked before the work, so that what came before the closing is done.
-            let closed = self.shared.inbox.is_closed();
-            if catch_unwind(AssertUnwindSafe(|| self.work(closed))).is_err() {
-                self.shared.inbox.drop_one();
+            // Read before the work, so that everything queued before the closing is processed.
+            let is_closed = self.monitor.queue.is_closed();
+            if catch_unwind(AssertUnwindSafe(|| self.run_once(is_closed))).is_err() {
+                self.monitor.queue.count_dropped();
             }
-            if closed {
+            if is_closed {
                 return;
             }
             if self.waiting.is_empty() {
                 std::thread::park();
             } else {
-                std::thread::park_timeout(PAUSE);
+                std::thread::park_timeout(POLL_INTERVAL);
             }
         }
     }
 
-    fn work(&mut self, closed: bool) {
-        self.throttling.read();
-        // First: the gauges of stalls in progress do not wait for a stack to become readable, which takes long at the first one.
-        if self.shared.inbox.take_flush() {
-            self.exporter.flush(&self.shared, &self.board);
+    fn run_once(&mut self, is_closed: bool) {
+        self.cpu_quota.update();
+        // First: the gauges of stalls in progress do not wait for symbolization, which takes long
+        // the first time.
+        if self.monitor.queue.take_flush() {
+            self.exporter.flush(&self.monitor);
         }
-        self.tell(closed);
-        if closed {
-            self.exporter.flush(&self.shared, &self.board);
+        self.drain(is_closed);
+        if is_closed {
+            self.exporter.flush(&self.monitor);
             self.exporter.close();
         }
+        // Last: a subscriber that panics loses the notice, and nothing else.
+        self.log_notices();
     }
 
-    fn tell(&mut self, closed: bool) {
-        let shared = Arc::clone(&self.shared);
-        let mut ended = false;
-        while let Some(finished) = shared.inbox.next_finished() {
-            self.waiting.push_back((Instant::now(), finished));
-        }
-        // After the finished ones: a stall that the watchdog has looked past has all its stacks here now.
-        let looked = if closed { u64::MAX } else { shared.looked() };
-        let mut handed_off = false;
-        while let Some(capture) = shared.captures.next() {
-            handed_off |= self.develop(capture);
-        }
-        while let Some(sighting) = shared.inbox.next_sighting() {
-            self.in_progress(&sighting);
-        }
-        while let Some(finished) = self.next_ready(looked) {
-            self.finished(finished);
-            ended = true;
-        }
-        if ended || handed_off {
-            // The gauges of stalls in progress fall at once.
-            self.exporter.flush(&shared, &self.board);
-        }
-    }
-
-    /// The next finished stall, once the watchdog has looked past its end.
-    fn next_ready(&mut self, looked: u64) -> Option<Finished> {
-        let (since, finished) = self.waiting.front()?;
-        let is_ready = finished.end < looked || since.elapsed() >= PATIENCE;
-        is_ready.then(|| self.waiting.pop_front()).flatten().map(|(_, finished)| finished)
-    }
-
-    /// Makes a copied stack readable. Whether it says that the poll has given its worker away.
-    fn develop(&mut self, capture: Capture) -> bool {
-        let resolved = self.resolver.resolve(&capture);
-        let purpose = capture.purpose;
-        self.shared.captures.count(if resolved.is_some() { Outcome::Captured } else { Outcome::Torn });
-        let mut handed_off = false;
-        if let Some(resolved) = resolved {
-            // A thread that was a worker once, and gave that away, holds nobody up whatever it does.
-            let is_former_worker = purpose.mark == u64::MAX && !resolved.is_on_worker;
-            let sample = Sample {
-                age: purpose.age + self.shared.clock.ticks(capture.later),
-                asleep_in: capture.asleep_in,
-                handed_off: resolved.handed_off || is_former_worker,
-                lacks_lines: resolved.lacks_lines,
-                descriptor: capture.descriptor.map(|descriptor| descriptor.as_str().into()),
-                frames: resolved.frames.into(),
-            };
-            handed_off = sample.handed_off;
-            if handed_off {
-                self.shared.hand_off(purpose.of);
+    /// Logs each requested notice once.
+    fn log_notices(&mut self) {
+        let Self { monitor, tracing, pending_notices, .. } = self;
+        let queue = &monitor.queue;
+        while let Some(i) = pending_notices.iter().position(|notice| queue.has_notice(*notice)) {
+            match pending_notices.swap_remove(i) {
+                Notice::OtherAxum => tracing.other_axum(),
+                Notice::NoIoDriver => tracing.no_io_driver(),
+                Notice::NoStacks => tracing.stacks_missing(monitor.stacks_missing.unwrap_or("")),
             }
-            self.board.read().samples.add(purpose.of, sample);
         }
-        self.shared.captures.give_back(capture.raw);
+    }
+
+    fn drain(&mut self, is_closed: bool) {
+        let monitor = Arc::clone(&self.monitor);
+        while let Some(ended) = monitor.queue.pop_ended() {
+            self.waiting.push_back((Instant::now(), ended));
+        }
+        // Read after the ended stalls: of a stall that was scanned since, all stacks are there.
+        let scanned_until = if is_closed { u64::MAX } else { monitor.scanned_until.get() };
+        let mut is_gauge_outdated = false;
+        while let Some(capture) = monitor.capture_pool.next() {
+            is_gauge_outdated |= self.symbolize(capture);
+        }
+        while let Some(report) = monitor.queue.pop_in_progress() {
+            self.report_in_progress(&report);
+        }
+        while let Some(ended) = self.next_scanned(scanned_until) {
+            self.report_ended(ended);
+            is_gauge_outdated = true;
+        }
+        if is_gauge_outdated {
+            self.exporter.flush(&monitor);
+        }
+    }
+
+    /// Returns the next ended stall, once the watchdog has scanned everything after its end.
+    fn next_scanned(&mut self, scanned_until: u64) -> Option<EndedStall> {
+        let (arrived, ended) = self.waiting.front()?;
+        let is_ready = ended.end < scanned_until || arrived.elapsed() >= SCAN_TIMEOUT;
+        is_ready.then(|| self.waiting.pop_front()).flatten().map(|(_, ended)| ended)
+    }
+
+    /// Symbolizes a captured stack. Returns whether it shows that the poll has handed off its
+    /// worker.
+    fn symbolize(&mut self, capture: Capture) -> bool {
+        let monitor = Arc::clone(&self.monitor);
+        let request = capture.request;
+        let symbolized = self.symbolizer.symbolize(&capture);
+        let is_torn = symbolized.is_none();
+        monitor.capture_pool.count(if is_torn {
+            CaptureResult::Torn
+        } else {
+            CaptureResult::Captured
+        });
+        let handed_off = symbolized.is_some_and(|stack| {
+            // A thread that was a worker, and has handed it off, no longer stalls a worker.
+            let is_former_worker = request.stack_mark == u64::MAX && !stack.is_on_worker;
+            let handed_off = stack.handed_off || is_former_worker;
+            let sample = StackSample {
+                age: request.age + monitor.clock.ticks(capture.delay),
+                blocked_in: capture.blocked_in,
+                handed_off,
+                lacks_lines: stack.lacks_lines,
+                fd_target: capture.fd_target.map(|target| target.as_str().into()),
+                frames: stack.frames.into(),
+            };
+            monitor.history.lock().samples.push(request.id, sample);
+            handed_off
+        });
+        if handed_off {
+            monitor.set_handed_off(request.id);
+        }
+        monitor.capture_pool.recycle(capture.stack);
         handed_off
     }
 
-    fn in_progress(&mut self, sighting: &Sighting) {
-        let samples = self.board.read().samples.of(sighting.of).to_vec();
-        if is_handed_off(sighting.evidence.as_ref(), &samples) {
+    fn report_in_progress(&mut self, InProgressReport { stall }: &InProgressReport) {
+        let samples = self.monitor.history.lock().samples.get(stall.id).to_vec();
+        if is_handed_off(stall.breakdown.as_ref(), &samples) {
             return;
         }
-        let Some(stall) = Stall::of_sighting(&self.shared, sighting, &samples, self.throttling.lately()) else {
-            return;
-        };
-        self.report(&stall, &Parent::Number(sighting.poll.span));
-        self.call_hook(&stall);
+        let throttled = self.cpu_quota.recent();
+        let builder = StallBuilder::in_progress(&self.monitor, stall, &samples, throttled);
+        if let Some(report) = builder.build() {
+            self.report(&report, &Parent::Id(stall.poll.span));
+        }
     }
 
-    fn finished(&mut self, mut finished: Finished) {
-        let mut samples = self.board.read().samples.take(finished.of);
-        // A signal may be answered late, when its poll was over.
-        let duration = finished.end.saturating_sub(finished.poll.start);
+    fn report_ended(&mut self, ended: EndedStall) {
+        let EndedStall { mut stall, mut end, span } = ended;
+        let mut samples = self.monitor.history.lock().samples.take(stall.id);
+        // A signal may have been answered late, when the poll had ended.
+        let duration = end.saturating_sub(stall.poll.start);
         samples.retain(|sample| sample.age <= duration);
-        let route = finished.poll.route;
-        if is_handed_off(finished.evidence.as_ref(), &samples) {
+        let route = stall.poll.route;
+        if is_handed_off(stall.breakdown.as_ref(), &samples) {
             if route != Routes::UNATTRIBUTED {
-                *self.board.read().handed_off.entry(route).or_default() += 1;
+                *self.monitor.history.lock().handed_off.entry(route).or_default() += 1;
             }
-            finished.ticks = held_before(&samples, finished.ticks);
-            if finished.ticks <= finished.threshold {
+            // It is a stall only up to the hand-off.
+            stall.ticks = stalled_before_hand_off(&samples, stall.ticks);
+            if stall.ticks <= stall.threshold {
                 return;
             }
-            // A stall up to then.
-            finished.end = finished.poll.start + finished.ticks;
-            samples.retain(|sample| sample.age <= finished.ticks);
+            end = stall.poll.start + stall.ticks;
+            samples.retain(|sample| sample.age <= stall.ticks);
         }
-        let Some(stall) = Stall::of_finished(&self.shared, &finished, &samples, self.throttling.lately()) else {
-            return;
+        let builder = StallBuilder {
+            monitor: &self.monitor,
+            stall: &stall,
+            end,
+            in_progress: false,
+            samples: &samples,
+            throttled: self.cpu_quota.recent(),
         };
+        let Some(report) = builder.build() else { return };
         {
-            let mut found = self.board.read();
-            let by_cause = found.stalls.entry(route).or_default();
-            by_cause.entry(stall.cause).or_default().add(&self.shared.bounds, finished.ticks);
-            found.collapsed.add_all(stall.method, &stall.route, &samples, finished.ticks, &self.shared.clock);
-            found.keep(stall.clone());
+            let mut history = self.monitor.history.lock();
+            let by_cause = history.stalls.entry(route).or_default();
+            by_cause.entry(report.cause).or_default().add(&self.monitor.bounds, stall.ticks);
+            let clock = &self.monitor.clock;
+            let (method, name) = (report.method, &report.route);
+            history.collapsed.add_all(method, name, &samples, stall.ticks, clock);
+            history.push(report.clone());
         }
-        self.report(&stall, &Parent::Kept(finished.span));
-        self.call_hook(&stall);
+        self.report(&report, &Parent::Open(span));
     }
 
+    /// Writes the event, unless it is suppressed, and calls the hook.
     fn report(&mut self, stall: &Stall, parent: &Parent) {
-        if stall.cause == Cause::Paused {
-            return;
+        if stall.cause != Cause::Paused {
+            match self.rate_limiter.acquire(stall, self.started_at.elapsed()) {
+                Some(suppressed) => self.tracing.report(stall, parent, suppressed),
+                None => self.monitor.history.lock().suppressed += 1,
+            }
         }
-        match self.budgets.take(stall) {
-            Some(suppressed) => self.tracing.report(stall, parent, suppressed),
-            None => self.board.read().suppressed += 1,
-        }
-    }
-
-    fn call_hook(&self, stall: &Stall) {
         let Some(hook) = &self.hook else { return };
         if catch_unwind(AssertUnwindSafe(|| hook(stall))).is_err() {
-            self.board.read().hook_panics += 1;
+            self.monitor.history.lock().hook_panics += 1;
         }
+    }
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::os::Clock;
+    use crate::routes::{MethodLabel, RouteId};
+    use crate::shard::{PollId, PollInfo, TimeBreakdown};
+    use crate::stall::Phase;
+    use crate::state::StallMessage;
+    use crate::state::tests::state;
+    use crate::trace::SpanRef;
+
+    const MILLI: u64 = 1_000_000;
+    const ID: PollId = PollId { shard: 1 << 40, start: 1_000 * MILLI };
+
+    /// A reporter that runs on no thread.
+    struct Driven {
+        monitor: Arc<MonitorState>,
+        reporter: Reporter,
+        route: RouteId,
+        hooked: Arc<Mutex<Vec<Stall>>>,
+    }
+
+    impl Driven {
+        fn new() -> Self {
+            let monitor = state(Clock::Manual(Arc::new(AtomicU64::new(2_000 * MILLI))));
+            let hooked = Arc::<Mutex<Vec<Stall>>>::default();
+            let hook: Hook = {
+                let hooked = Arc::clone(&hooked);
+                Box::new(move |stall| hooked.lock().unwrap().push(stall.clone()))
+            };
+            let exporter = Exporter::new(&monitor, Arc::default(), Arc::default());
+            let reporter = Reporter::new(Arc::clone(&monitor), exporter, Some(hook), 10);
+            let route = monitor.routes.id(MethodLabel::HEAD, Some("/a"));
+            Self { monitor, reporter, route, hooked }
+        }
+
+        /// Sends a stall of 100 ms that has ended, and that was on-CPU.
+        fn end(&self, breakdown: Option<TimeBreakdown>) {
+            let poll = PollInfo {
+                route: self.route,
+                phase: Phase::Handler,
+                start: ID.start,
+                span: 0,
+                stack_mark: 0,
+            };
+            let stall = StallMessage {
+                id: ID,
+                poll,
+                ticks: 100 * MILLI,
+                threshold: 25 * MILLI,
+                worker: Some(0),
+                in_flight: 0,
+                io_starved: false,
+                rescued: false,
+                breakdown,
+            };
+            let end = ID.start + 100 * MILLI;
+            let ended = EndedStall { stall, end, span: SpanRef::none() };
+            assert!(self.monitor.queue.push_ended(ended));
+            self.monitor.scanned_until.set(end + 1);
+        }
+
+        fn sample(&self, age: u64, handed_off: bool) {
+            let sample = StackSample {
+                age: age * MILLI,
+                blocked_in: None,
+                handed_off,
+                lacks_lines: false,
+                fd_target: None,
+                frames: [].into(),
+            };
+            self.monitor.history.lock().samples.push(ID, sample);
+        }
+
+        fn durations(&mut self) -> Vec<Duration> {
+            self.reporter.run_once(false);
+            self.hooked.lock().unwrap().drain(..).map(|stall| stall.duration()).collect()
+        }
+
+        fn handed_off(&self) -> u64 {
+            self.monitor.history.lock().handed_off.get(&self.route).copied().unwrap_or_default()
+        }
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn an_ended_stall_waits_for_the_scan_after_its_end() {
+        let mut driven = Driven::new();
+        driven.end(None);
+        driven.monitor.scanned_until.set(ID.start + 100 * MILLI);
+        assert_eq!(driven.durations(), []);
+        driven.monitor.scanned_until.set(ID.start + 100 * MILLI + 1);
+        assert_eq!(driven.durations(), [millis(100)]);
+    }
+
+    #[test]
+    fn a_poll_handed_off_at_once_is_not_a_stall() {
+        let mut driven = Driven::new();
+        driven.sample(20, true);
+        driven.end(None);
+        assert_eq!(driven.durations(), []);
+        assert_eq!(driven.handed_off(), 1);
+    }
+
+    #[test]
+    fn a_poll_handed_off_late_is_a_stall_until_then() {
+        let mut driven = Driven::new();
+        for (age, handed_off) in [(20, false), (40, false), (80, true)] {
+            driven.sample(age, handed_off);
+        }
+        driven.end(None);
+        assert_eq!(driven.durations(), [millis(40)]);
+        assert_eq!(driven.handed_off(), 1);
+    }
+
+    #[test]
+    fn without_a_stack_the_counters_decide_the_hand_off() {
+        let mut driven = Driven::new();
+        driven.end(Some(TimeBreakdown { handed_off: true, ..TimeBreakdown::default() }));
+        assert_eq!(driven.durations(), []);
+        driven.end(Some(TimeBreakdown::default()));
+        assert_eq!(driven.durations(), [millis(100)]);
+        assert_eq!(driven.handed_off(), 1);
+    }
+
+    #[test]
+    fn a_stack_that_was_captured_after_the_end_does_not_count() {
+        let mut driven = Driven::new();
+        driven.sample(101, true);
+        driven.end(None);
+        assert_eq!(driven.durations(), [millis(100)]);
+        assert_eq!(driven.handed_off(), 0);
     }
 }

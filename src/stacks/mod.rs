@@ -1,84 +1,59 @@
-//! The stack of a stalled thread: copied by the watchdog, made readable by the reporter.
+//! The stack of a stalled thread: captured by the watchdog, symbolized by the reporter.
 //!
-//! A thread that is asleep is not disturbed: its stack does not change, so it is copied from outside. One that runs is
-//! interrupted by a signal for the time of a copy, and only if the user wishes it. The copies are unwound and named later, by
-//! the reporter.
+//! A blocked thread is not disturbed: its stack does not change, so it is copied from outside. A
+//! running thread is interrupted by a signal for the duration of a copy, and only if the user
+//! enables that. The copies are unwound and symbolized later, by the reporter.
 
-mod captures;
-mod raw;
+mod capture_pool;
+mod snapshot;
 
-#[cfg(all(
-    feature = "stacks",
-    target_os = "linux",
-    target_arch = "x86_64",
-    target_env = "gnu",
-    not(tower_stall_elsewhere)
-))]
+#[cfg(stacks_supported)]
 mod linux;
-#[cfg(all(
-    feature = "stacks",
-    target_os = "linux",
-    target_arch = "x86_64",
-    target_env = "gnu",
-    not(tower_stall_elsewhere)
-))]
+#[cfg(not(stacks_supported))]
+mod unsupported;
+
+#[cfg(stacks_supported)]
 use self::linux as system;
+#[cfg(not(stacks_supported))]
+use self::unsupported as system;
 
-#[cfg(not(all(
-    feature = "stacks",
-    target_os = "linux",
-    target_arch = "x86_64",
-    target_env = "gnu",
-    not(tower_stall_elsewhere)
-)))]
-mod elsewhere;
-#[cfg(not(all(
-    feature = "stacks",
-    target_os = "linux",
-    target_arch = "x86_64",
-    target_env = "gnu",
-    not(tower_stall_elsewhere)
-)))]
-use self::elsewhere as system;
-
-use crate::cells::Subject;
-use crate::os::{Moment, Tid, Turns};
+use crate::os::{SchedStat, ThreadState, Tid};
+use crate::shard::PollId;
 use crate::stall::Frame;
 
-pub(crate) use self::captures::{Capture, Captures, Outcome};
-pub(crate) use self::system::{Capturer, Resolver, stack_bounds, unsupported};
+pub(crate) use self::capture_pool::{Capture, CapturePool, CaptureResult};
+pub(crate) use self::system::{StackSampler, Symbolizer, unsupported};
 
-use self::raw::RawStack;
+use self::snapshot::StackSnapshot;
 
-/// What a stack is wanted for.
+/// What a stack is captured for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Purpose {
-    pub(crate) of: Subject,
-    /// How old the poll is, in ticks.
+pub(crate) struct CaptureRequest {
+    pub(crate) id: PollId,
+    /// The age of the poll, in ticks.
     pub(crate) age: u64,
-    /// Where the frame lies that makes the poll; `u64::MAX` for the whole stack.
-    pub(crate) mark: u64,
+    /// An address in the frame that calls the inner poll; `u64::MAX` for the whole stack.
+    pub(crate) stack_mark: u64,
 }
 
-/// A thread, as it was seen a moment ago.
+/// A thread as it was sampled a moment ago.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
-    pub(crate) thread: Tid,
-    /// The lowest address of its stack, and the first one above it.
-    pub(crate) bounds: [u64; 2],
-    pub(crate) moment: Moment,
-    pub(crate) turns: Turns,
+#[cfg_attr(not(stacks_supported), allow(dead_code))]
+pub(crate) struct TargetThread {
+    pub(crate) tid: Tid,
+    pub(crate) state: ThreadState,
+    pub(crate) sched_stat: SchedStat,
 }
 
-/// A stack that was made readable.
+/// A stack with names and lines.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Resolved {
-    /// Innermost first, no further out than the handler.
+pub(crate) struct SymbolizedStack {
+    /// From the innermost call to the handler.
     pub(crate) frames: Vec<Frame>,
-    /// It lies inside `tokio::task::block_in_place`.
+    /// Whether it is inside `tokio::task::block_in_place`.
     pub(crate) handed_off: bool,
-    /// It is a worker's, and runs a task.
+    /// Whether the stack belongs to a worker that runs a task.
     pub(crate) is_on_worker: bool,
-    /// The program has no line tables.
+    /// Whether the program has no line tables.
     pub(crate) lacks_lines: bool,
 }

@@ -1,38 +1,35 @@
-//! What a loaded program or library says of itself in memory.
+//! The program headers of a loaded program or library, read from memory.
 
 use std::ops::Range;
 
+use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64};
+use object::pod::{bytes_of_slice, slice_from_bytes};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+
 use super::memory;
 
-const MAGIC: [u8; 4] = *b"\x7fELF";
-const HEADER: usize = 64;
-const SEGMENT: usize = 56;
-/// Real ones have about ten.
-const MOST_SEGMENTS: u16 = 128;
+const ENDIAN: object::LittleEndian = object::LittleEndian;
+/// A real image has about ten segments.
+const MAX_SEGMENTS: usize = 128;
 
-const PT_LOAD: u32 = 1;
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
-const PF_X: u32 = 1;
+type FileHeader = FileHeader64<object::LittleEndian>;
+type ProgramHeader = ProgramHeader64<object::LittleEndian>;
 
 /// A loaded program or library.
 #[derive(Debug)]
 pub(super) struct Image {
-    /// What was added to the addresses in the file.
+    /// What the loader has added to the addresses in the file.
     pub(super) bias: u64,
-    /// Where its code is.
     pub(super) code: Vec<Range<u64>>,
-    /// From the first to the last address that it takes up.
+    /// From the first to the last address of its segments.
     pub(super) extent: Range<u64>,
-    /// Where the index of its unwinding tables is.
-    pub(super) index: Option<Range<u64>>,
+    pub(super) eh_frame_hdr: Option<Range<u64>>,
 }
 
-/// One entry of the program headers.
+/// A program header with its addresses in memory.
 struct Segment {
     kind: u32,
     is_code: bool,
-    offset: u64,
-    /// Where it lies, before the bias is added.
     addresses: Range<u64>,
 }
 
@@ -41,16 +38,23 @@ struct Segment {
 impl Image {
     /// Reads the headers of the image that was loaded at an address.
     pub(super) fn read(start: u64) -> Option<Self> {
-        let segments = Segment::read_all(start)?;
-        let first = segments.iter().find(|segment| segment.kind == PT_LOAD && segment.offset == 0)?;
-        let bias = start.wrapping_sub(first.addresses.start);
-        let loaded = || segments.iter().filter(|segment| segment.kind == PT_LOAD).map(|segment| segment.at(bias));
-        let index = segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME);
+        let headers = program_headers(start)?;
+        let first = headers
+            .iter()
+            .find(|header| header.p_type(ENDIAN) == PT_LOAD && header.p_offset(ENDIAN) == 0)?;
+        let bias = start.wrapping_sub(first.p_vaddr(ENDIAN));
+        let segments: Vec<_> =
+            headers.iter().map(|header| Segment::new(header, bias)).collect::<Option<_>>()?;
+        let loaded = || segments.iter().filter(|segment| segment.kind == PT_LOAD);
+        let eh_frame_hdr = segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME);
         Some(Self {
             bias,
-            code: segments.iter().filter(|segment| segment.is_code).map(|segment| segment.at(bias)).collect(),
-            extent: start..loaded().map(|addresses| addresses.end).max()?,
-            index: index.map(|segment| segment.at(bias)),
+            code: loaded()
+                .filter(|segment| segment.is_code)
+                .map(|segment| segment.addresses.clone())
+                .collect(),
+            extent: start..loaded().map(|segment| segment.addresses.end).max()?,
+            eh_frame_hdr: eh_frame_hdr.map(|segment| segment.addresses.clone()),
         })
     }
 
@@ -63,43 +67,91 @@ impl Image {
     }
 }
 
+/// Copies the program headers of the image that was loaded at an address.
+fn program_headers(start: u64) -> Option<Vec<ProgramHeader>> {
+    let header = memory::words(start, size_of::<FileHeader>())?;
+    let header = FileHeader::parse(bytes_of_slice(&header)).ok()?;
+    // Fails unless the image is in little-endian order.
+    header.endian().ok()?;
+    let count = usize::from(header.e_phnum(ENDIAN));
+    let size = usize::from(header.e_phentsize(ENDIAN));
+    if size != size_of::<ProgramHeader>() || count > MAX_SEGMENTS {
+        return None;
+    }
+    let table = memory::words(start.checked_add(header.e_phoff(ENDIAN))?, count * size)?;
+    let (headers, _) = slice_from_bytes(bytes_of_slice(&table), count).ok()?;
+    Some(headers.to_vec())
+}
+
 // === impl Segment ===
 
 impl Segment {
-    fn read_all(start: u64) -> Option<Vec<Self>> {
-        let header = memory::array::<HEADER>(start)?;
-        let (table, size, count) = (u64_at(&header, 32)?, u16_at(&header, 54)?, u16_at(&header, 56)?);
-        if !header.starts_with(&MAGIC) || usize::from(size) != SEGMENT || count > MOST_SEGMENTS {
-            return None;
-        }
-        let table = start.checked_add(table)?;
-        let bytes = memory::copy(table..table.checked_add(u64::from(size) * u64::from(count))?)?;
-        bytes.chunks_exact(SEGMENT).map(Self::parse).collect()
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let (kind, address) = (u32_at(bytes, 0)?, u64_at(bytes, 16)?);
+    /// Returns `None` if the header's size is not plausible.
+    fn new(header: &ProgramHeader, bias: u64) -> Option<Self> {
+        let start = header.p_vaddr(ENDIAN);
+        let end = start.checked_add(header.p_memsz(ENDIAN))?;
         Some(Self {
-            kind,
-            is_code: kind == PT_LOAD && u32_at(bytes, 4)? & PF_X != 0,
-            offset: u64_at(bytes, 8)?,
-            addresses: address..address.checked_add(u64_at(bytes, 40)?)?,
+            kind: header.p_type(ENDIAN),
+            is_code: header.p_flags(ENDIAN) & PF_X != 0,
+            addresses: start.wrapping_add(bias)..end.wrapping_add(bias),
         })
     }
+}
 
-    fn at(&self, bias: u64) -> Range<u64> {
-        self.addresses.start.wrapping_add(bias)..self.addresses.end.wrapping_add(bias)
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The address of a copy of an image's headers that a test may change.
+    fn address(words: &[u64]) -> u64 {
+        words.as_ptr().addr() as u64
     }
-}
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
+    /// A file header and three program headers: code, data, and `.eh_frame_hdr`.
+    fn headers() -> Vec<u64> {
+        let segment = |kind: u64, flags: u64, offset, address, size| {
+            [flags << 32 | kind, offset, address, address, size, size, 8]
+        };
+        let mut words = vec![0_u64; 8];
+        words[0] = u64::from_ne_bytes(*b"\x7fELF\x02\x01\x01\0");
+        // `e_phoff`, then `e_phentsize` and `e_phnum` behind `e_flags` and `e_ehsize`.
+        words[4] = 64;
+        words[6] = 64 << 32 | 56 << 48;
+        words[7] = 3;
+        words.extend(segment(u64::from(PT_LOAD), u64::from(PF_X), 0, 0x1000, 0x2000));
+        words.extend(segment(u64::from(PT_LOAD), 0, 0x2000, 0x4000, 0x500));
+        words.extend(segment(u64::from(PT_GNU_EH_FRAME), 0, 0x800, 0x1800, 0x100));
+        words
+    }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
+    #[test]
+    fn the_addresses_of_an_image_are_relative_to_its_first_segment() {
+        let words = headers();
+        let (start, image) = (address(&words), Image::read(address(&words)).unwrap());
+        assert_eq!(image.bias, start - 0x1000);
+        assert_eq!(image.code.as_slice(), std::slice::from_ref(&(start..start + 0x2000)));
+        assert_eq!(image.extent, start..start + 0x3500);
+        assert_eq!(image.eh_frame_hdr, Some(start + 0x800..start + 0x900));
+        assert!(image.has_code_at(start + 0x1fff) && !image.has_code_at(start + 0x2000));
+        assert!(image.contains(&(start..start + 0x3500)));
+        assert!(!image.contains(&(start..start + 0x3501)));
+    }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+    #[test]
+    fn other_data_is_not_an_image() {
+        let changed = |word: usize, value: u64| {
+            let mut words = headers();
+            words[word] = value;
+            Image::read(address(&words))
+        };
+        assert!(changed(0, 0).is_none(), "no magic number");
+        assert!(changed(0, u64::from_ne_bytes(*b"\x7fELF\x01\x01\x01\0")).is_none(), "32 bits");
+        assert!(changed(0, u64::from_ne_bytes(*b"\x7fELF\x02\x02\x01\0")).is_none(), "big-endian");
+        assert!(changed(4, u64::MAX).is_none(), "the table is not mapped");
+        assert!(changed(6, 64 << 32 | 64 << 48).is_none(), "program headers of another size");
+        assert!(changed(7, 1000).is_none(), "too many segments");
+        assert!(changed(13, u64::MAX).is_none(), "a segment that is larger than the memory");
+        assert!(Image::read(8).is_none(), "nothing is mapped");
+    }
 }

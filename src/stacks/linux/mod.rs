@@ -1,40 +1,43 @@
 //! Stacks on x86_64 Linux with glibc.
 
-mod callsite;
-mod capturer;
+mod cfi;
 mod elf;
+mod interrupted_syscall;
 mod memory;
 mod modules;
+mod origin;
+mod paths;
 mod prologue;
-mod resolver;
+mod return_address;
+mod sampler;
 mod signal;
+mod symbolizer;
 mod symbols;
-mod syscall;
-mod tables;
+#[cfg(all(test, not(tower_stall_loom)))]
+mod test_symbols;
+mod thread_role;
 mod trim;
 mod unwind;
 
-pub(crate) use self::capturer::Capturer;
-pub(crate) use self::resolver::Resolver;
+pub(crate) use self::sampler::StackSampler;
+pub(crate) use self::symbolizer::Symbolizer;
 
-use crate::os;
+use crate::os::{self, Tid};
 
-/// Why no stack can be taken, if none can.
+/// Returns why no stack can be captured in this process, if none can.
 pub(crate) fn unsupported() -> Option<&'static str> {
-    let own = os::Tid::current();
-    let reads = {
+    let tid = Tid::current();
+    let can_read_memory = {
         let mut byte = [0];
-        os::copy_memory(std::ptr::from_ref(&own).addr() as u64, &mut byte) == 1
+        os::read_process_memory(std::ptr::from_ref(&tid).addr() as u64, &mut byte) == 1
     };
-    match (os::moment(own), os::turns(own), reads) {
-        (None, ..) => Some("/proc/self/task/*/syscall cannot be read here"),
-        (_, None, _) => Some("/proc/self/task/*/schedstat cannot be read here"),
-        (.., false) => Some("process_vm_readv is not allowed here"),
-        _ => None,
+    if os::thread_state(tid).is_none() {
+        Some("no stack: /proc/self/task/*/syscall is not readable")
+    } else if os::sched_stat(tid).is_none() {
+        Some("no stack: /proc/self/task/*/schedstat is not readable")
+    } else if !can_read_memory {
+        Some("no stack: process_vm_readv is not permitted")
+    } else {
+        None
     }
-}
-
-/// Where the current thread's stack lies; zeroes if that is not known.
-pub(crate) fn stack_bounds() -> [u64; 2] {
-    signal::StackBounds::current().map_or([0, 0], |bounds| [bounds.low, bounds.high])
 }

@@ -1,4 +1,8 @@
-//! The programs and libraries that are mapped into this process.
+//! The program and the libraries that are mapped into this process, from `/proc/self/maps`.
+//!
+//! Not from `dl_iterate_phdr`: it takes the loader's lock, which the stalled thread may hold, for
+//! instance in `dlopen`. And not with the crate `procfs`: the parser is one function, and the
+//! fields that it reads are the ones needed here.
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
@@ -6,25 +10,25 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::cfi::CfiTables;
 use super::elf::Image;
-use super::tables::Tables;
 
-/// The kernel's own small library in every process.
+/// The library that the kernel maps into every process.
 const VDSO: &str = "[vdso]";
 /// What the kernel appends to the path of a file that has been replaced or removed.
 const DELETED: &[u8] = b" (deleted)";
 
-/// All modules, as they were at the last refresh. None at first.
+/// All modules as of the last refresh; none before the first.
 #[derive(Default)]
 pub(super) struct Modules(Vec<Module>);
 
 /// A program or library.
 pub(super) struct Module {
-    /// Its first mapping, which tells it from any other.
+    /// Its first mapping, which identifies it.
     mapping: Mapping,
     image: Image,
-    /// Read when first needed, which for most modules is never.
-    tables: OnceCell<Option<Tables>>,
+    /// Read when first needed. Most modules are never on a stack.
+    cfi: OnceCell<Option<CfiTables>>,
 }
 
 /// One line of `/proc/self/maps`.
@@ -33,7 +37,7 @@ struct Mapping {
     addresses: Range<u64>,
     is_code: bool,
     offset: u64,
-    /// Which file it is, whatever its path says by now.
+    /// Identifies the file, even if another one has its path by now.
     inode: u64,
     path: PathBuf,
 }
@@ -41,16 +45,20 @@ struct Mapping {
 // === impl Modules ===
 
 impl Modules {
-    /// The module that has code at an address.
+    /// Returns the module that has code at an address.
     pub(super) fn find(&self, address: u64) -> Option<&Module> {
         self.0.iter().find(|module| module.image.has_code_at(address))
     }
 
-    /// Looks which modules there are by now, and tells whether they are others than before. Those that stayed keep
-    /// their tables.
+    /// Lists the modules again, and returns whether they have changed. Those that are still mapped
+    /// keep their tables.
     pub(super) fn refresh(&mut self) -> bool {
         let found = read();
-        if found.iter().map(|module| &module.mapping).eq(self.0.iter().map(|module| &module.mapping)) {
+        if found
+            .iter()
+            .map(|module| &module.mapping)
+            .eq(self.0.iter().map(|module| &module.mapping))
+        {
             return false;
         }
         let mut known = std::mem::replace(&mut self.0, found);
@@ -63,7 +71,7 @@ impl Modules {
     }
 }
 
-/// The modules that are mapped.
+/// Reads the modules that are mapped.
 fn read() -> Vec<Module> {
     let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
     let mappings: Vec<_> = maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse).collect();
@@ -74,32 +82,37 @@ fn read() -> Vec<Module> {
 // === impl Module ===
 
 impl Module {
-    /// `None` where no module begins, or one that is no more than a file somebody reads.
+    /// Returns `None` if no module begins there, or if the file is mapped only to be read, as
+    /// `backtrace` does with the program.
     fn read(first: &Mapping, mappings: &[Mapping]) -> Option<Self> {
         let mut image = Image::read(first.addresses.start)?;
-        let is_mapped = |code: &Range<u64>| mappings.iter().any(|mapping| mapping.is_code_of(first, code.start));
+        let is_mapped = |code: &Range<u64>| {
+            mappings.iter().any(|mapping| mapping.is_code_of(first, code.start))
+        };
         image.code.retain(is_mapped);
         let mapping = first.clone();
-        (!image.code.is_empty()).then_some(Self { mapping, image, tables: OnceCell::new() })
+        (!image.code.is_empty()).then_some(Self { mapping, image, cfi: OnceCell::new() })
     }
 
-    /// `None` where it has none.
-    pub(super) fn tables(&self) -> Option<&Tables> {
-        self.tables.get_or_init(|| Tables::load(&self.image)).as_ref()
+    /// Returns the unwinding tables, if it has any.
+    pub(super) fn cfi(&self) -> Option<&CfiTables> {
+        self.cfi.get_or_init(|| CfiTables::load(&self.image)).as_ref()
     }
 
-    /// The file's path, without the kernel's remark that it is gone.
+    /// Returns the file's path, without the kernel's note that it has been deleted.
     pub(super) fn path(&self) -> &Path {
         let path = self.mapping.path.as_os_str().as_bytes();
         Path::new(OsStr::from_bytes(path.strip_suffix(DELETED).unwrap_or(path)))
     }
 
-    /// Whether this crate is part of it: it is the program, save where the service is itself a library.
+    /// Returns whether this crate is part of it. It is the program, unless the service is itself a
+    /// library.
     pub(super) fn is_own(&self) -> bool {
         let here: fn() -> Vec<Self> = read;
         self.image.has_code_at(here as usize as u64)
     }
 
+    /// Returns what the loader has added to the addresses in the file.
     pub(super) fn bias(&self) -> u64 {
         self.image.bias
     }
@@ -108,11 +121,12 @@ impl Module {
 // === impl Mapping ===
 
 impl Mapping {
-    /// Reads a line such as `7f12a000-7f12c000 r-xp 00001000 fe:00 4711    /usr/lib/a library.so`.
+    /// Parses a line such as `7f12a000-7f12c000 r-xp 00001000 fe:00 4711    /usr/lib/a library.so`.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.splitn(6, |&byte| byte == b' ');
         let mut field = || fields.next();
-        let (addresses, permissions, offset, _device, inode) = (field()?, field()?, field()?, field()?, field()?);
+        let (addresses, permissions, offset, _device, inode) =
+            (field()?, field()?, field()?, field()?, field()?);
         let path = field().unwrap_or_default().trim_ascii_start();
         let (start, end) = std::str::from_utf8(addresses).ok()?.split_once('-')?;
         Some(Self {
@@ -128,9 +142,12 @@ impl Mapping {
         self.offset == 0 && (self.inode != 0 || self.path.as_os_str() == VDSO)
     }
 
-    /// Whether it holds code at an address that comes from the same file as another mapping does.
+    /// Returns whether it has code at an address, from the same file as `first`.
     fn is_code_of(&self, first: &Self, address: u64) -> bool {
-        self.is_code && self.inode == first.inode && self.path == first.path && self.addresses.contains(&address)
+        self.is_code
+            && self.inode == first.inode
+            && self.path == first.path
+            && self.addresses.contains(&address)
     }
 }
 
@@ -138,6 +155,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok()
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
     use gimli::UnwindContext;
@@ -145,8 +163,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read() {
-        let line = b"7f12a000-7f12c000 r-xp 00001000 fe:00 4711                       /opt/my app/lib a.so (deleted)";
+    fn a_line_is_parsed() {
+        let line = b"7f12a000-7f12c000 r-xp 00001000 fe:00 4711            \
+            /opt/my app/lib a.so (deleted)";
         let mapping = Mapping::parse(line).unwrap();
         assert_eq!((mapping.addresses, mapping.is_code), (0x7f12_a000..0x7f12_c000, true));
         assert_eq!((mapping.offset, mapping.inode), (0x1000, 4711));
@@ -154,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_path_is_read() {
+    fn a_line_without_a_path_is_parsed() {
         let mapping = Mapping::parse(b"7f12a000-7f12c000 rw-p 00000000 00:00 0 ").unwrap();
         assert_eq!(mapping.path, Path::new(""));
         assert!(!mapping.is_code && !mapping.may_begin_module());
@@ -162,56 +181,62 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_remark_is_no_part_of_the_path() {
+    fn the_kernel_note_is_not_part_of_the_path() {
         let module = Module {
             mapping: Mapping::parse(b"0-1 r--p 00000000 fe:00 1 /a b (deleted)").unwrap(),
-            image: Image { bias: 0, code: Vec::new(), extent: 0..0, index: None },
-            tables: OnceCell::new(),
+            image: Image { bias: 0, code: Vec::new(), extent: 0..0, eh_frame_hdr: None },
+            cfi: OnceCell::new(),
         };
         assert_eq!(module.path(), Path::new("/a b"));
     }
 
     #[test]
-    fn the_modules_of_this_process_are_found_and_have_tables() {
+    fn all_modules_of_this_process_have_tables() {
         let mut modules = Modules::default();
         assert!(modules.refresh() && !modules.refresh());
-        let name = |module: &Module| module.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |module: &Module| {
+            module.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
         let names: Vec<_> = modules.0.iter().map(name).collect();
-        assert!(names.iter().any(|name| name == VDSO) && names.iter().any(|name| name == "libc.so.6"), "{names:?}");
+        assert!(
+            names.iter().any(|name| name == VDSO) && names.iter().any(|name| name == "libc.so.6"),
+            "{names:?}"
+        );
         assert_eq!(modules.0.iter().filter(|module| module.is_own()).count(), 1);
-        assert!(modules.0.iter().all(|module| module.tables().is_some()), "{names:?}");
+        assert!(modules.0.iter().all(|module| module.cfi().is_some()), "{names:?}");
     }
 
-    /// A test that a file which is only read, such as a debugger's view of the program, is no second module.
+    /// A file that is only read, such as the program itself by `backtrace`, is not a second module.
     #[test]
-    fn every_address_lies_in_one_module_at_most() {
+    fn modules_do_not_overlap() {
         backtrace::resolve(read as fn() -> _ as *mut _, |_| {});
         let mut modules = Modules::default();
         modules.refresh();
-        let mut code: Vec<_> = modules.0.iter().flat_map(|module| module.image.code.clone()).collect();
+        let mut code: Vec<_> =
+            modules.0.iter().flat_map(|module| module.image.code.clone()).collect();
         code.sort_by_key(|code| code.start);
         assert!(code.windows(2).all(|two| two[0].end <= two[1].start), "{code:x?}");
     }
 
     #[test]
-    fn tables_are_kept_while_their_module_stays() {
+    fn tables_are_kept_while_their_module_is_mapped() {
         let mut modules = Modules::default();
         modules.refresh();
         let here = read as fn() -> _ as usize as u64;
-        assert!(modules.find(here).unwrap().tables().is_some());
+        assert!(modules.find(here).unwrap().cfi().is_some());
         modules.0.retain(Module::is_own);
         assert!(modules.refresh() && modules.0.len() > 1);
-        assert!(modules.find(here).unwrap().tables.get().is_some());
+        assert!(modules.find(here).unwrap().cfi.get().is_some());
     }
 
     #[test]
-    fn the_tables_know_this_function() {
+    fn the_tables_have_a_row_for_this_function() {
         let mut modules = Modules::default();
         modules.refresh();
         let here = read as fn() -> _ as usize as u64;
         let mut context = UnwindContext::new();
-        let tables = modules.find(here).unwrap().tables().unwrap();
-        assert!(tables.rules(here, &mut context).is_some());
-        assert!(tables.rules(8, &mut context).is_none());
+        let cfi = modules.find(here).unwrap().cfi().unwrap();
+        assert!(cfi.row(here, &mut context).is_some());
+        assert!(cfi.row(8, &mut context).is_none());
     }
 }

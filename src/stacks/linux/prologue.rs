@@ -1,45 +1,50 @@
-//! The frame pointer of a sleeping thread, which the kernel does not tell, from how the function at hand has set it up.
+//! Infers rbp of a blocked thread, which `/proc` does not expose, from the function's prologue.
 //!
-//! Where the tables reckon from rbp, the function once did `push rbp; mov rbp, rsp`, and then moved rsp further down by
-//! a fixed amount. rsp is known, so rbp is. A wrong guess is found out afterwards: no return address is where it should
-//! be.
+//! If the CFA is relative to rbp, the function has executed `push rbp; mov rbp, rsp`, and has then
+//! lowered rsp by a fixed amount. Since rsp is known, the prologue yields rbp. A wrong result is
+//! detected afterwards: no return address is found where the frame should end.
+//!
+//! A decoder for all instructions is not needed: an instruction that is not listed here ends the
+//! prologue. The tests run code of rustc 1.95, and of the glibc 2.36 that gcc 12 has compiled for
+//! Debian 12.
 
 use std::ops::Range;
 
 use super::memory;
 
-/// `mov rbp, rsp`, as the two kinds of assemblers write it.
-const SETS: [[u8; 3]; 2] = [[0x48, 0x89, 0xe5], [0x48, 0x8b, 0xec]];
-/// How much of a function is read. Behind it the body has begun, or nothing can be said anyway.
-const LONGEST: u64 = 256;
+/// `mov rbp, rsp`, in its two encodings.
+const MOV_RBP_RSP: [[u8; 3]; 2] = [[0x48, 0x89, 0xe5], [0x48, 0x8b, 0xec]];
+/// The most bytes of a function that are read, which is more than a prologue has.
+const MAX_LENGTH: u64 = 256;
 
-/// How far rbp lies above rsp in the body of a function. `code` is the function's from behind `mov rbp, rsp` to its
-/// end. `None` where it is not set up like that.
+/// Returns how far rbp is above rsp in the body of a function. `code` is the function's code from
+/// the instruction after `mov rbp, rsp`. Returns `None` if the function sets up rbp differently, or
+/// if the distance is not fixed.
 pub(super) fn frame_pointer_height(code: Range<u64>) -> Option<u64> {
-    let set = memory::array(code.start.checked_sub(3)?)?;
-    let end = code.end.min(code.start.saturating_add(LONGEST));
-    if SETS.contains(&set) { height_after(&memory::copy(code.start..end)?) } else { None }
+    let before = memory::array(code.start.checked_sub(3)?)?;
+    let end = code.end.min(code.start.saturating_add(MAX_LENGTH));
+    if MOV_RBP_RSP.contains(&before) { height_after(&memory::copy(code.start..end)?) } else { None }
 }
 
-/// How far rsp goes down in the instructions that a body begins with.
+/// Returns by how much a prologue lowers rsp.
 fn height_after(code: &[u8]) -> Option<u64> {
     let mut prologue = Prologue { code, height: Some(0) };
     while prologue.step().is_some() {}
     prologue.height
 }
 
-/// The rest of a prologue as it is read.
+/// A prologue that is being decoded.
 struct Prologue<'c> {
-    /// What is not yet read.
+    /// The code that has not been decoded yet.
     code: &'c [u8],
-    /// How far rsp has gone down so far. `None` when nobody knows.
+    /// By how much rsp has been lowered so far; `None` if that is not fixed.
     height: Option<u64>,
 }
 
 // === impl Prologue ===
 
 impl Prologue<'_> {
-    /// Reads one instruction. `None` when the body has begun.
+    /// Decodes one instruction. Returns `None` once the body has begun.
     fn step(&mut self) -> Option<()> {
         match *self.code {
             // push reg
@@ -51,17 +56,17 @@ impl Prologue<'_> {
             [0x48, 0x83, 0xc4, 0x80, ..] => self.lower(128, 4),
             // sub rsp, imm32
             [0x48, 0x81, 0xec, a, b, c, d, ..] => self.lower(imm32([a, b, c, d]), 7),
-            // mov qword [rsp], 0: touches a page of a large frame
+            // mov qword [rsp], 0: probes a page of a large frame
             [0x48, 0xc7, 0x04, 0x24, ..] => self.skip(8),
-            // or qword [rsp], 0: the same, by gcc
+            // or qword [rsp], 0: the same, from gcc
             [0x48, 0x83, 0x0c, 0x24, _, ..] => self.skip(5),
-            // lea r11, [rsp - imm32]: a loop follows that lowers rsp to r11 and touches every page
+            // lea r11, [rsp - imm32]: before a loop that lowers rsp to r11 and probes every page
             [0x4c, 0x8d, 0x9c, 0x24, a, b, c, d, ..] => {
                 self.skip(8)?;
                 self.probe_loop()?;
                 self.lower(imm32([a, b, c, d]).wrapping_neg() & u64::from(u32::MAX), 0)
             }
-            // and rsp, imm8; and rsp, imm32: lowers it nobody knows how far
+            // and rsp, imm8; and rsp, imm32: aligns rsp, by an amount that is not fixed
             [0x48, 0x83, 0xe4, ..] | [0x48, 0x81, 0xe4, ..] => {
                 self.height = None;
                 None
@@ -70,13 +75,17 @@ impl Prologue<'_> {
         }
     }
 
-    /// Goes behind the loop that touches the pages of a large frame: it ends with `cmp rsp, r11; jne`.
+    /// Skips the loop that probes the pages of a large frame. It ends with `cmp rsp, r11; jne`.
     fn probe_loop(&mut self) -> Option<()> {
-        let end = self.code.windows(4).take(32).position(|code| matches!(*code, [0x4c, 0x39, 0xdc, 0x75]))?;
+        let end = self
+            .code
+            .windows(4)
+            .take(32)
+            .position(|code| matches!(*code, [0x4c, 0x39, 0xdc, 0x75]))?;
         self.skip(end + 5)
     }
 
-    /// rsp goes down.
+    /// Skips an instruction that lowers rsp.
     fn lower(&mut self, bytes: u64, len: usize) -> Option<()> {
         self.height = self.height.map(|height| height.wrapping_add(bytes));
         self.skip(len)
@@ -92,24 +101,25 @@ fn imm32(bytes: [u8; 4]) -> u64 {
     u64::from(u32::from_le_bytes(bytes))
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_usual_prologue_is_read() {
+    fn pushes_and_locals_add_up() {
         let code = [
             0x41, 0x57, // push r15
             0x53, // push rbx
             0x48, 0x83, 0xec, 0x18, // sub rsp, 0x18
             0x48, 0x89, 0xfb, // mov rbx, rdi
-            0x50, // push rax: the body's
+            0x50, // push rax: in the body
         ];
         assert_eq!(height_after(&code), Some(0x28));
     }
 
     #[test]
-    fn a_large_frame_is_read() {
+    fn page_probes_of_a_large_frame_are_skipped() {
         let code = [
             0x48, 0x81, 0xec, 0x00, 0x10, 0x00, 0x00, // sub rsp, 0x1000
             0x48, 0xc7, 0x04, 0x24, 0x00, 0x00, 0x00, 0x00, // mov qword [rsp], 0
@@ -119,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_over_the_pages_is_read() {
+    fn a_probe_loop_is_skipped() {
         let code = [
             0x53, // push rbx
             0x4c, 0x8d, 0x9c, 0x24, 0x00, 0x00, 0xfe, 0xff, // lea r11, [rsp - 0x20000]
@@ -133,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_128_bytes_is_read() {
+    fn a_frame_of_128_bytes_is_recognized() {
         assert_eq!(height_after(&[0x53, 0x48, 0x83, 0xc4, 0x80, 0x90]), Some(136));
         assert_eq!(height_after(&[0x53, 0x48, 0x83, 0xc4, 0x18, 0x90]), Some(8), "an epilogue");
     }

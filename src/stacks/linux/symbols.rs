@@ -1,80 +1,92 @@
-//! From addresses to names and lines. Slow the first time, and remembered.
+//! Resolves addresses to names and lines. Slow for a new address; results are cached.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use object::{Object, ObjectSymbol};
 
-/// One call, or one that the compiler has put into it.
+/// A call, or a call that the compiler has inlined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Symbol {
     pub(super) function: String,
     pub(super) file: Option<String>,
     pub(super) line: Option<u32>,
-    /// It is the program's own code, not a shared library's.
+    /// Whether it is code of the program, not of a shared library.
     pub(super) is_program: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
-    known: HashMap<u64, Vec<Symbol>>,
+    cache: HashMap<u64, Vec<Symbol>>,
     libraries: HashMap<PathBuf, Functions>,
 }
 
-/// The functions that a library exports, by where they begin in its file.
+/// The functions that a library exports, sorted by their start.
 #[derive(Debug, Default)]
 struct Functions(Vec<Function>);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Function {
+    /// An address in the library's file.
     start: u64,
-    /// 0 where the library does not tell, as of what was written in assembler.
+    /// 0 if the library does not state it, for instance for a function written in assembly.
     size: u64,
     name: String,
 }
 
-impl Symbols {
-    /// Addresses that are remembered.
-    const MOST: usize = 16_384;
+// === impl Symbols ===
 
-    /// Has `backtrace` list the libraries now, and read none of them: the loader's lock, which that takes, may be held by the thread
-    /// that is to be reported later.
+impl Symbols {
+    /// The number of addresses that are cached.
+    const MAX_CACHED: usize = 16_384;
+
+    /// Makes `backtrace` list the libraries now, without reading any of them: that takes the
+    /// loader's lock, which a thread that is reported later may hold.
     pub(super) fn new() -> Self {
         backtrace::resolve(std::ptr::null_mut(), |_| ());
         Self::default()
     }
 
-    /// The calls at an address, innermost first: more than one where functions were inlined. `module` says where the address is, as
-    /// [`Unwinder::module_of`](super::unwind::Unwinder::module_of) does.
-    pub(super) fn resolve(&mut self, address: u64, module: Option<(&Path, bool, u64)>) -> &[Symbol] {
-        if self.known.len() >= Self::MOST {
-            self.known.clear();
+    /// Returns the calls at an address, innermost first: more than one if functions were inlined.
+    /// `module` is what [`Unwinder::module_of`](super::unwind::Unwinder::module_of) returns.
+    pub(super) fn resolve(
+        &mut self,
+        address: u64,
+        module: Option<(&Path, bool, u64)>,
+    ) -> &[Symbol] {
+        if self.cache.len() >= Self::MAX_CACHED {
+            self.cache.clear();
         }
-        if !self.known.contains_key(&address) {
+        if !self.cache.contains_key(&address) {
             let symbols = match module {
                 Some((path, false, bias)) => vec![self.exported(address, path, bias)],
                 _ => in_program(address),
             };
-            self.known.insert(address, symbols);
+            self.cache.insert(address, symbols);
         }
-        self.known.get(&address).map_or(&[], Vec::as_slice)
+        self.cache.get(&address).map_or(&[], Vec::as_slice)
     }
 
-    /// A library's own debug information is not read: it may be tens of megabytes, and its lines are nobody's to mend.
+    /// Returns the function that a library exports. Its debug information is not read: it may be
+    /// tens of megabytes, and its source lines are of no use to the application's author.
     fn exported(&mut self, address: u64, path: &Path, bias: u64) -> Symbol {
         if !self.libraries.contains_key(path) {
-            self.libraries.insert(path.to_owned(), Functions::of(path));
+            self.libraries.insert(path.to_owned(), Functions::read(path));
         }
-        let name = self.libraries.get(path).and_then(|library| library.at(address.wrapping_sub(bias)));
-        let file = || path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let name =
+            self.libraries.get(path).and_then(|library| library.at(address.wrapping_sub(bias)));
+        let file = || {
+            path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        };
         Symbol { function: name.map_or_else(file, str::to_owned), ..Symbol::default() }
     }
 }
 
+/// Returns the calls at an address of the program.
 fn in_program(address: u64) -> Vec<Symbol> {
     let mut symbols = Vec::new();
     backtrace::resolve(address as *mut std::ffi::c_void, |symbol| {
-        let name = symbol.name().map(|name| plain(&format!("{name:#}")));
+        let name = symbol.name().map(|name| without_closure(&format!("{name:#}")));
         symbols.push(Symbol {
             function: name.unwrap_or_else(|| format!("{address:#x}")),
             file: symbol.filename().map(|file| file.to_string_lossy().into_owned()),
@@ -83,13 +95,18 @@ fn in_program(address: u64) -> Vec<Symbol> {
         });
     });
     if symbols.is_empty() {
-        symbols.push(Symbol { function: format!("{address:#x}"), is_program: true, ..Symbol::default() });
+        symbols.push(Symbol {
+            function: format!("{address:#x}"),
+            is_program: true,
+            ..Symbol::default()
+        });
     }
     symbols
 }
 
-/// A function's name as its author wrote it: an async function is compiled to a closure, which shows in the name.
-fn plain(name: &str) -> String {
+/// Returns the name of a function as its author wrote it: an async function is compiled to a
+/// closure, which is part of the name.
+fn without_closure(name: &str) -> String {
     let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
     let end = name.rfind("::{async_fn#").filter(|_| name.ends_with('}'));
     end.map_or(name, |end| &name[..end]).to_owned()
@@ -98,7 +115,7 @@ fn plain(name: &str) -> String {
 // === impl Functions ===
 
 impl Functions {
-    fn of(path: &Path) -> Self {
+    fn read(path: &Path) -> Self {
         let mut functions = Vec::new();
         if let Ok(bytes) = std::fs::read(path) {
             if let Ok(file) = object::File::parse(&*bytes) {
@@ -115,37 +132,49 @@ impl Functions {
         Self(functions)
     }
 
-    /// The function that an address lies in, which is never its first, and may be the one behind its last: a call returns there. `None`
-    /// for one that the library does not export.
+    /// Returns the function that contains an address; `None` if the library does not export it.
+    ///
+    /// The address is one that a call returns to: never the function's first, and possibly the one
+    /// after its last.
     fn at(&self, address: u64) -> Option<&str> {
         let after = self.0.partition_point(|function| function.start < address);
         let start = self.0.get(after.checked_sub(1)?)?.start;
-        let same = self.0[..after].iter().rev().take_while(|function| function.start == start);
-        let around = same.filter(|function| function.size == 0 || address - start <= function.size);
-        // Of several names for one function, the shortest: `nanosleep`, not `__nanosleep`.
-        around.map(|function| function.name.as_str()).min_by_key(|name| name.len())
+        let aliases = self.0[..after].iter().rev().take_while(|function| function.start == start);
+        let matching =
+            aliases.filter(|function| function.size == 0 || address - start <= function.size);
+        // The shortest of several names: `nanosleep`, not `__nanosleep`.
+        matching.map(|function| function.name.as_str()).min_by_key(|name| name.len())
     }
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn async_functions_have_their_own_names() {
-        assert_eq!(plain("demo::sick::report::{{closure}}"), "demo::sick::report");
-        assert_eq!(plain("demo::sick::report::{async_fn#0}"), "demo::sick::report");
-        assert_eq!(plain("demo::main"), "demo::main");
-        assert_eq!(plain("{async_fn#0}"), "{async_fn#0}");
+    fn the_name_of_an_async_function_has_no_closure() {
+        assert_eq!(
+            without_closure("demo::blocking::report::{{closure}}"),
+            "demo::blocking::report"
+        );
+        assert_eq!(
+            without_closure("demo::blocking::report::{async_fn#0}"),
+            "demo::blocking::report"
+        );
+        assert_eq!(without_closure("demo::main"), "demo::main");
+        assert_eq!(without_closure("{async_fn#0}"), "{async_fn#0}");
     }
 
     #[test]
-    fn an_address_in_this_program_is_a_line_of_this_file() {
+    fn an_address_in_this_program_has_a_line() {
         let mut found = None;
         let mut symbols = Symbols::new();
         backtrace::trace(|frame| {
             let calls = symbols.resolve(frame.ip().addr() as u64, None);
-            let own = calls.iter().find(|call| call.file.as_ref().is_some_and(|file| file.ends_with("symbols.rs")));
+            let own = calls
+                .iter()
+                .find(|call| call.file.as_ref().is_some_and(|file| file.ends_with("symbols.rs")));
             found = found.take().or_else(|| own.cloned());
             found.is_none()
         });
@@ -154,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_s_function_has_its_exported_name() {
+    fn a_library_function_has_its_exported_name() {
         let mut modules = super::super::modules::Modules::default();
         modules.refresh();
         let address = (libc::getpid as *const ()).addr() as u64 + 1;
@@ -165,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_library_does_not_export_is_not_called_by_its_neighbour_s_name() {
+    fn a_function_that_is_not_exported_has_no_name() {
         let function = |start, size, name: &str| Function { start, size, name: name.into() };
         let functions = Functions(vec![
             function(10, 5, "__sleep"),

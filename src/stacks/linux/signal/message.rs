@@ -1,4 +1,4 @@
-//! What a signal carries: the number of a question, and that it is ours.
+//! The signal and its payload: the number of a request, in a cookie that marks it as ours.
 
 #![allow(unsafe_code)]
 
@@ -6,10 +6,12 @@ use std::ffi::c_int;
 use std::mem::offset_of;
 use std::ptr;
 
-use super::{CAPTURE, Capture, SIGNAL};
+use super::shared_sample::NUMBER_BITS;
 use crate::os::Tid;
 
-/// A signal's `siginfo_t` as the kernel reads it, with a value.
+pub(super) const SIGNAL: c_int = libc::SIGURG;
+
+/// A `siginfo_t` with a value, in the kernel's layout.
 #[repr(C, align(8))]
 pub(super) struct Message {
     signal: c_int,
@@ -22,43 +24,58 @@ pub(super) struct Message {
     rest: [u8; 96],
 }
 
-const _: () = assert!(size_of::<Message>() == size_of::<libc::siginfo_t>() && offset_of!(Message, value) == 24);
-
-/// The bits of a question's number: all of it that fits into a signal beside the mark that it is ours.
-pub(super) const NUMBER: u64 = (1 << 40) - 1;
+const _: () = assert!(
+    size_of::<Message>() == size_of::<libc::siginfo_t>() && offset_of!(Message, value) == 24
+);
 
 // === impl Message ===
 
 impl Message {
-    pub(super) fn new(value: u64) -> Self {
-        // SAFETY: neither call has an argument, or can fail.
+    pub(super) fn new(cookie_base: u64, number: u64) -> Self {
+        // SAFETY: neither function takes an argument, accesses memory, or can fail.
         let (pid, uid) = unsafe { (libc::getpid(), libc::getuid()) };
-        Self { signal: SIGNAL, errno: 0, code: libc::SI_QUEUE, pad: 0, pid, uid, value, rest: [0; 96] }
+        Self {
+            signal: SIGNAL,
+            errno: 0,
+            code: libc::SI_QUEUE,
+            pad: 0,
+            pid,
+            uid,
+            value: cookie(cookie_base, number),
+            rest: [0; 96],
+        }
     }
 
-    /// To one thread of this process. False if there is none with that number.
+    /// Sends it to one thread of this process. Returns `false` if there is no such thread.
     pub(super) fn send(&self, thread: Tid) -> bool {
-        // SAFETY: the kernel reads a `siginfo_t`, which `self` is in size, alignment and content.
+        // SAFETY: the kernel reads a `siginfo_t` through the pointer; `self` has the size, the
+        // alignment and the layout of one, as the assertion above checks.
         unsafe {
-            libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), thread.0, SIGNAL, ptr::from_ref(self)) == 0
+            libc::syscall(
+                libc::SYS_rt_tgsigqueueinfo,
+                libc::getpid(),
+                thread.0,
+                SIGNAL,
+                ptr::from_ref(self),
+            ) == 0
         }
     }
 }
 
-/// The number of a question, as a signal carries it. The rest of the word is taken from where our statics are: another
-/// copy of this crate in the process, which is a handler before or after ours, has its own elsewhere.
-pub(super) fn cookie(number: u64) -> u64 {
-    let place = (&raw const CAPTURE).addr() as u64 / size_of::<Capture>() as u64;
-    place << NUMBER.count_ones() | number
-}
-
-/// The number of the question that a signal is about. `None` where the signal is not ours.
-pub(super) fn number_of(info: &libc::siginfo_t) -> Option<u64> {
+/// Returns the number of the request that a signal carries; `None` if the signal is not ours.
+pub(super) fn number(cookie_base: u64, info: &libc::siginfo_t) -> Option<u64> {
     if info.si_code != libc::SI_QUEUE {
         return None;
     }
-    // SAFETY: a queued signal has all of these fields. `getpid` has no argument and cannot fail.
-    let (value, is_from_here) = unsafe { (info.si_value().sival_ptr as u64, info.si_pid() == libc::getpid()) };
-    let number = value & NUMBER;
-    (is_from_here && value == cookie(number)).then_some(number)
+    // SAFETY: a queued signal has both fields, which are plain integers. `getpid` takes no argument
+    // and cannot fail.
+    let (value, is_from_here) =
+        unsafe { (info.si_value().sival_ptr as u64, info.si_pid() == libc::getpid()) };
+    let number = value & ((1 << NUMBER_BITS) - 1);
+    (is_from_here && value == cookie(cookie_base, number)).then_some(number)
+}
+
+/// Combines the number of a request with as much of the base as fits.
+fn cookie(base: u64, number: u64) -> u64 {
+    base << NUMBER_BITS | number
 }

@@ -1,0 +1,22 @@
+//! Sets the cfg `stacks_supported` on the targets on which stacks can be captured.
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(stacks_supported)");
+    if stacks_supported() {
+        println!("cargo::rustc-cfg=stacks_supported");
+    }
+}
+
+fn stacks_supported() -> bool {
+    let is = |key: &str, value: &str| env::var(key).is_ok_and(|found| found == value);
+    let is_set = |key: &str| env::var_os(key).is_some();
+    is_set("CARGO_FEATURE_STACKS")
+        // `--cfg tower_stall_no_stacks`: for tests of the platforms that are not supported.
+        && !is_set("CARGO_CFG_TOWER_STALL_NO_STACKS")
+        && is("CARGO_CFG_TARGET_OS", "linux")
+        && is("CARGO_CFG_TARGET_ARCH", "x86_64")
+        && is("CARGO_CFG_TARGET_ENV", "gnu")
+}

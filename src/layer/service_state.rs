@@ -1,0 +1,131 @@
+//! The state that the clones of one service share on one thread: the monitor, and the route that
+//! was looked up first.
+
+use std::sync::{Arc, OnceLock};
+
+use http::Request;
+
+use crate::request::{LocalHandle, RequestGuard, route_id};
+use crate::routes::{MethodLabel, RouteId, RouteRequest};
+use crate::state::MonitorState;
+use crate::threads::MonitorGuard;
+
+#[cfg(feature = "axum")]
+use axum::extract::MatchedPath;
+
+/// Aligned so that it is not on the cache line of the reference count, which every request writes
+/// to.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct ServiceState {
+    guard: Arc<MonitorGuard>,
+    /// The builder's option, next to what each request reads.
+    route_label_first: bool,
+    /// The first route that was looked up. Where axum puts the layer around each route, no other
+    /// occurs.
+    cached: OnceLock<CachedRoute>,
+}
+
+#[derive(Debug)]
+struct CachedRoute {
+    method: MethodLabel,
+    path: MatchedPath,
+    id: RouteId,
+}
+
+/// Without a router there is no matched path.
+#[cfg(not(feature = "axum"))]
+#[derive(Debug, Clone)]
+struct MatchedPath;
+
+// === impl ServiceState ===
+
+impl ServiceState {
+    pub(super) fn new(guard: Arc<MonitorGuard>) -> Self {
+        let route_label_first = guard.monitor().route_label_first;
+        Self { guard, route_label_first, cached: OnceLock::new() }
+    }
+
+    /// Starts to measure a request under its route: axum's matched path if there is one, otherwise
+    /// the result of the user's function; the other way round with `route_label_first`.
+    #[inline]
+    pub(super) fn start_request<B>(&self, request: &Request<B>) -> RequestGuard {
+        let monitor = self.guard.monitor();
+        let method = MethodLabel::new(request.method());
+        RequestGuard::request(monitor, method, |local| {
+            match request.extensions().get::<MatchedPath>() {
+                Some(path) if !self.route_label_first => self.resolve(local, monitor, method, path),
+                path => resolve_label(local, monitor, method, path, RouteRequest::new(request)),
+            }
+        })
+    }
+
+    #[inline]
+    fn resolve(
+        &self,
+        local: &LocalHandle,
+        monitor: &MonitorState,
+        method: MethodLabel,
+        path: &MatchedPath,
+    ) -> RouteId {
+        match self.cached.get() {
+            Some(cached) if cached.is(method, path) => cached.id,
+            _ => self.resolve_slow(local, monitor, method, path),
+        }
+    }
+
+    #[cold]
+    fn resolve_slow(
+        &self,
+        local: &LocalHandle,
+        monitor: &MonitorState,
+        method: MethodLabel,
+        path: &MatchedPath,
+    ) -> RouteId {
+        let id = route_id(local, &monitor.routes, method, path.as_str());
+        // A route over the limit is not cached, because each of its requests is counted.
+        if monitor.routes.is_named(id, path.as_str()) {
+            let _ = self.cached.set(CachedRoute { method, path: path.clone(), id });
+        }
+        id
+    }
+}
+
+impl Clone for ServiceState {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.guard))
+    }
+}
+
+/// Asks the user's function first, and takes the matched path if it returns none.
+#[cold]
+fn resolve_label(
+    local: &LocalHandle,
+    monitor: &MonitorState,
+    method: MethodLabel,
+    path: Option<&MatchedPath>,
+    request: RouteRequest<'_>,
+) -> RouteId {
+    let label = monitor.route_label.as_ref().and_then(|label| label(&request));
+    match label.as_deref().or(path.map(MatchedPath::as_str)) {
+        Some(name) => route_id(local, &monitor.routes, method, name),
+        None => monitor.routes.id(method, None),
+    }
+}
+
+// === impl CachedRoute ===
+
+impl CachedRoute {
+    /// Compares the addresses of the paths: while this one is kept, no other path has its address.
+    #[inline]
+    fn is(&self, method: MethodLabel, path: &MatchedPath) -> bool {
+        self.method == method && std::ptr::eq(self.path.as_str(), path.as_str())
+    }
+}
+
+#[cfg(not(feature = "axum"))]
+impl MatchedPath {
+    fn as_str(&self) -> &str {
+        ""
+    }
+}

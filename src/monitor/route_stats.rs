@@ -1,0 +1,163 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::routes::{Route, RouteId};
+use crate::shard::{BOUNDS_NANOS, HistogramSnapshot, RouteTotals};
+use crate::state::MonitorState;
+
+/// The statistics of one route. Returned by [`StallMonitor::routes`](crate::StallMonitor::routes).
+///
+/// Counts and durations are those since the start of the monitor, except for what is in flight or
+/// in progress now.
+///
+/// ```
+/// # fn example(monitor: &tower_stall::StallMonitor) {
+/// let mut routes = monitor.routes();
+/// routes.sort_by_key(|route| std::cmp::Reverse(route.total_stall_duration()));
+/// for route in routes {
+///     println!("{} {}: {} stalls", route.method(), route.route(), route.stalls());
+///     println!("  {} of {} requests in flight", route.in_flight(), route.requests());
+///     println!("  {} polls, the longest of {:?}", route.polls(), route.longest_poll());
+///     if let Some(age) = route.oldest_stall_age() {
+///         println!("  stalling for {age:?}");
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RouteStats {
+    method: &'static str,
+    name: Arc<str>,
+    started: u64,
+    ended: u64,
+    polls: HistogramSnapshot,
+    longest_poll: Duration,
+    stalls: u64,
+    total_stall_duration: Duration,
+    oldest_stall_age: Option<Duration>,
+}
+
+impl RouteStats {
+    /// Returns the statistics of each route that has requests or stalls.
+    pub(super) fn all(monitor: &MonitorState) -> Vec<Self> {
+        let routes = monitor.routes.iter();
+        routes.filter_map(|(id, route)| Self::of(monitor, id, route)).collect()
+    }
+
+    fn of(monitor: &MonitorState, id: RouteId, route: &Route) -> Option<Self> {
+        let totals = monitor.totals(id);
+        let mut stalls = totals.unreported_stalls;
+        let history = monitor.history.lock();
+        let by_cause = history.stalls.get(&id).into_iter().flat_map(HashMap::values);
+        by_cause.for_each(|reported| stalls.merge(reported));
+        drop(history);
+        let in_progress = monitor.stalls_in_progress().filter(|stall| stall.poll.route == id);
+        let oldest_stall_age = in_progress.map(|stall| stall.age).max();
+        if totals.started == 0 && stalls.count() == 0 && oldest_stall_age.is_none() {
+            return None;
+        }
+        let polls = totals.all_polls();
+        Some(Self {
+            method: route.method,
+            name: Arc::clone(&route.name),
+            started: totals.started,
+            ended: totals.ended(),
+            longest_poll: longest_poll(monitor, &totals, &polls),
+            polls,
+            stalls: stalls.count(),
+            total_stall_duration: monitor.clock.duration(stalls.ticks()),
+            oldest_stall_age: oldest_stall_age.map(|age| monitor.clock.duration(age)),
+        })
+    }
+
+    /// Returns the value of the label `method`.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// Returns the value of the label `route`.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the number of requests that have started.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.started
+    }
+
+    /// Returns the number of requests that have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.started - self.ended
+    }
+
+    /// Returns the number of polls that have ended, of both phases.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.polls.count()
+    }
+
+    /// Returns an upper bound of a quantile of the poll durations: the upper bound of the
+    /// histogram's bucket, or the longest poll if that is less. `None` before the first poll has
+    /// ended.
+    ///
+    /// `quantile` is clamped to the range from 0 to 1; NaN counts as 0.
+    ///
+    /// ```
+    /// # fn example(route: &tower_stall::RouteStats) {
+    /// if let Some(p99) = route.poll_quantile(0.99) {
+    ///     println!("99 % of the polls took at most {p99:?}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn poll_quantile(&self, quantile: f64) -> Option<Duration> {
+        let bucket = self.polls.quantile(quantile)?;
+        let bound =
+            BOUNDS_NANOS.get(bucket).map_or(Duration::MAX, |&nanos| Duration::from_nanos(nanos));
+        Some(bound.min(self.longest_poll))
+    }
+
+    /// Returns the duration of the longest poll that has ended.
+    ///
+    /// Polls of up to 0.1 ms are not distinguished: the result is 0.1 ms if none was longer.
+    #[must_use]
+    pub fn longest_poll(&self) -> Duration {
+        self.longest_poll
+    }
+
+    /// Returns the number of stalls that have ended, whatever their cause.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls
+    }
+
+    /// Returns the total duration of all stalls that have ended, whatever their cause.
+    #[must_use]
+    pub fn total_stall_duration(&self) -> Duration {
+        self.total_stall_duration
+    }
+
+    /// Returns the age of the oldest stall in progress; `None` if there is none.
+    #[must_use]
+    pub fn oldest_stall_age(&self) -> Option<Duration> {
+        self.oldest_stall_age
+    }
+}
+
+fn longest_poll(
+    monitor: &MonitorState,
+    totals: &RouteTotals,
+    polls: &HistogramSnapshot,
+) -> Duration {
+    // Only polls beyond the first bucket are tracked: tracking all adds instructions to every poll.
+    let unknown_below = Duration::from_nanos(BOUNDS_NANOS[0]);
+    match monitor.clock.duration(totals.longest_poll) {
+        _ if polls.count() == 0 => Duration::ZERO,
+        longest => longest.max(unknown_below),
+    }
+}

@@ -1,0 +1,55 @@
+//! Systems on which another thread cannot be observed.
+
+use std::time::Duration;
+
+use super::{SchedStat, Syscall, ThreadState, Tid};
+
+#[derive(Debug)]
+pub(crate) struct CgroupCpuStat;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FdTarget;
+
+impl Tid {
+    pub(crate) fn current() -> Self {
+        Self(0)
+    }
+}
+
+impl Syscall {
+    pub(crate) fn name(self) -> Option<&'static str> {
+        None
+    }
+}
+
+impl CgroupCpuStat {
+    pub(crate) fn of_this_process() -> Self {
+        Self
+    }
+
+    pub(crate) fn throttled(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl FdTarget {
+    pub(crate) fn as_str(&self) -> &str {
+        ""
+    }
+}
+
+pub(crate) fn thread_state(_: Tid) -> Option<ThreadState> {
+    None
+}
+
+pub(crate) fn sched_stat(_: Tid) -> Option<SchedStat> {
+    None
+}
+
+pub(crate) fn cpu_time(_: Tid) -> Option<Duration> {
+    None
+}
+
+pub(crate) fn thread_cpu_time() -> Option<Duration> {
+    None
+}

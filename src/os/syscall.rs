@@ -1,0 +1,34 @@
+use super::Syscall;
+
+impl Syscall {
+    pub(crate) fn name(self) -> Option<&'static str> {
+        let number = usize::try_from(self.0).ok()?;
+        syscalls::Sysno::new(number).map(|syscall| syscall.name())
+    }
+
+    /// Returns whether the first argument is a file descriptor.
+    pub(crate) fn takes_fd(self) -> bool {
+        const TAKING_FD: [libc::c_long; 19] = [
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_readv,
+            libc::SYS_writev,
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+            libc::SYS_connect,
+            libc::SYS_accept,
+            libc::SYS_accept4,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
+            libc::SYS_flock,
+            libc::SYS_fcntl,
+            libc::SYS_ioctl,
+            libc::SYS_fallocate,
+        ];
+        TAKING_FD.contains(&libc::c_long::from(self.0))
+    }
+}

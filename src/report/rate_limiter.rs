@@ -1,0 +1,99 @@
+//! How many reports each line of a route may write.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::stall::{Location, Stall};
+use crate::state::TokenBucket;
+
+/// A token bucket per key, so that one noisy handler never silences another.
+#[derive(Debug)]
+pub(super) struct RateLimiter {
+    per_minute: u32,
+    limits: HashMap<RateKey, RateLimit>,
+}
+
+/// The line of a route, or the route if no line is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RateKey {
+    method: &'static str,
+    route: Arc<str>,
+    location: Option<Location>,
+}
+
+#[derive(Debug)]
+struct RateLimit {
+    bucket: TokenBucket,
+    suppressed: u64,
+}
+
+impl RateLimiter {
+    /// Upper bound on tracked locations. Once there are as many, all stalls share the limit of
+    /// their route.
+    const MAX_LOCATIONS: usize = 4096;
+
+    pub(super) fn new(per_minute: u32) -> Self {
+        Self { per_minute, limits: HashMap::new() }
+    }
+
+    /// Returns whether a stall may be reported now, with the number of reports of its key that were
+    /// suppressed since the last one. `now` is the time since an arbitrary moment.
+    pub(super) fn acquire(&mut self, stall: &Stall, now: Duration) -> Option<u64> {
+        let capacity = f64::from(self.per_minute);
+        let location = stall.location().filter(|_| self.limits.len() < Self::MAX_LOCATIONS);
+        let key = RateKey {
+            method: stall.method,
+            route: Arc::clone(&stall.route),
+            location: location.cloned(),
+        };
+        let limit = self.limits.entry(key).or_insert_with(|| RateLimit {
+            bucket: TokenBucket::new(capacity, now),
+            suppressed: 0,
+        });
+        limit.bucket.refill(capacity / 60.0, capacity, now);
+        if limit.bucket.try_take(1.0) {
+            Some(std::mem::take(&mut limit.suppressed))
+        } else {
+            limit.suppressed += 1;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stall::Frame;
+
+    fn stall_at(line: u32) -> Stall {
+        let location = Some(Location { file: "src/report.rs".into(), line });
+        Stall::for_tests([Frame { function: "report".into(), location, is_application: true }])
+    }
+
+    #[test]
+    fn suppressed_reports_are_counted_in_the_next_one() {
+        let mut limiter = RateLimiter::new(10);
+        let mut at = |seconds| limiter.acquire(&stall_at(7), Duration::from_secs(seconds));
+        assert!((0..10).all(|_| at(0) == Some(0)));
+        assert!((0..7).all(|_| at(0).is_none()));
+        assert_eq!(at(7), Some(7));
+        assert_eq!(at(7), None);
+        assert_eq!(at(600), Some(1));
+    }
+
+    #[test]
+    fn each_line_of_a_route_has_a_limit_of_its_own() {
+        let mut limiter = RateLimiter::new(1);
+        let mut at = |line| limiter.acquire(&stall_at(line), Duration::ZERO);
+        assert_eq!(at(7), Some(0));
+        assert_eq!(at(7), None);
+        assert_eq!(at(8), Some(0));
+    }
+
+    #[test]
+    fn a_limit_of_zero_suppresses_every_report() {
+        let mut limiter = RateLimiter::new(0);
+        assert_eq!(limiter.acquire(&stall_at(7), Duration::from_secs(3_600)), None);
+    }
+}

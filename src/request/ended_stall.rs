@@ -1,0 +1,66 @@
+//! A poll that has ended as a stall: one message to the reporter.
+
+use super::record::RequestState;
+use crate::os::{self, Tid};
+use crate::shard::{PollInfo, Shard, TimeBreakdown};
+use crate::stall::Phase;
+use crate::state::{EndedStall, MonitorState, StallMessage};
+use crate::trace::SpanRef;
+
+/// Returns for how many ticks a poll has stalled by itself, if that exceeds the threshold. The time
+/// of nested stalls, which have been reported, is not part of it.
+pub(super) fn own_stall(shard: &Shard, start: u64, ticks: u64) -> Option<u64> {
+    let threshold = shard.context.thresholds.stall();
+    if ticks <= threshold {
+        return None;
+    }
+    let nested = shard.current_poll.stalled(start);
+    let own = ticks.saturating_sub(nested);
+    if own <= threshold {
+        return None;
+    }
+    shard.current_poll.set_stalled(start, nested + own);
+    Some(own)
+}
+
+/// Sends a stall to the reporter, or counts it if the queue is full.
+pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, end: u64) {
+    let Some(monitor) = state.local.monitor() else { return };
+    if monitor.queue.is_closed() {
+        state.counters.add_unreported_stall(&state.shard.context.bounds, ticks);
+        return;
+    }
+    let (shard, observations) = (&state.shard, &state.shard.observations);
+    let breakdown = breakdown(shard, &monitor, start, end);
+    let stall = StallMessage {
+        id: shard.poll_id(start),
+        poll: PollInfo { route: state.route, phase, start, span: state.span, stack_mark: 0 },
+        ticks,
+        threshold: shard.context.thresholds.stall(),
+        worker: shard.worker(),
+        in_flight: monitor.other_requests_in_flight(state.route),
+        io_starved: observations.is_starved(start),
+        rescued: observations.is_rescued(start),
+        breakdown,
+    };
+    if !monitor.queue.push_ended(EndedStall { stall, end, span: SpanRef::current() }) {
+        state.counters.add_unreported_stall(&shard.context.bounds, ticks);
+    }
+}
+
+/// Returns how a poll spent its time since the watchdog's first sample of it.
+fn breakdown(shard: &Shard, monitor: &MonitorState, start: u64, end: u64) -> Option<TimeBreakdown> {
+    let assumed_worker = shard.worker();
+    monitor.update_worker_index(shard);
+    let cpu = os::thread_cpu_time()?;
+    let run_delay = os::sched_stat(Tid::current())?.run_delay;
+    let at = monitor.clock.duration(end);
+    let breakdown = shard.observations.breakdown_at_end(start, at, cpu, run_delay)?;
+    // The counters of a worker that is not this thread say nothing about the poll.
+    let handed_off = breakdown.handed_off && shard.worker() == assumed_worker;
+    if handed_off {
+        // Another thread is that worker now, although tokio reports this one until the poll ends.
+        shard.set_worker(None);
+    }
+    Some(TimeBreakdown { handed_off, ..breakdown })
+}

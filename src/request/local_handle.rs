@@ -1,0 +1,91 @@
+//! A thread's lease of a shard of one monitor.
+//!
+//! Requests hold the handle by reference, so that a poll needs one comparison: is this the thread
+//! that polled the request last?
+
+use std::cell::Cell;
+use std::sync::{Arc, Weak};
+
+use crate::shard::Shard;
+use crate::state::MonitorState;
+use crate::sync::{AtomicBool, Ordering};
+
+#[derive(Debug)]
+pub(crate) struct LocalHandle {
+    shard: Arc<Shard>,
+    /// Whether the shard has been released, and may be another thread's.
+    released: AtomicBool,
+    monitor: Weak<MonitorState>,
+}
+
+thread_local! {
+    /// The id of this thread; 0 before it has one. It needs no destructor, so it is valid until the
+    /// very end of the thread.
+    static THREAD_ID: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns the id of this thread; 0 if nothing has been measured on it.
+#[inline]
+pub(crate) fn thread_id() -> usize {
+    THREAD_ID.get() as usize
+}
+
+/// Returns the id of this thread, which is assigned at the first call.
+fn assign_thread_id() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    if THREAD_ID.get() == 0 {
+        // Relaxed: ids only have to be distinct.
+        THREAD_ID.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    }
+    THREAD_ID.get()
+}
+
+/// Returns whether this thread owns the shard.
+#[inline(always)]
+pub(super) fn is_current_thread(shard: &Shard) -> bool {
+    shard.is_owned_by(THREAD_ID.get())
+}
+
+impl LocalHandle {
+    /// Leases a shard to this thread.
+    #[cold]
+    pub(super) fn new(monitor: &Arc<MonitorState>) -> Self {
+        let shard = monitor.shards.acquire();
+        shard.set_owner(assign_thread_id());
+        Self { shard, released: AtomicBool::new(false), monitor: Arc::downgrade(monitor) }
+    }
+
+    #[inline]
+    pub(super) fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// Returns the monitor, unless it is gone, in which case nothing reads what is measured.
+    pub(super) fn monitor(&self) -> Option<Arc<MonitorState>> {
+        self.monitor.upgrade()
+    }
+
+    /// Returns whether the monitor is gone.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.monitor.strong_count() == 0
+    }
+
+    /// Returns the address of the monitor, which is not reused while the handle lives.
+    pub(super) fn monitor_address(&self) -> usize {
+        self.monitor.as_ptr().addr()
+    }
+
+    /// Releases the shard, unless that has been done.
+    pub(super) fn release(&self) {
+        // Relaxed: the handle is released by its own thread, or by its drop.
+        if !self.released.swap(true, Ordering::Relaxed) {
+            self.shard.release();
+        }
+    }
+}
+
+impl Drop for LocalHandle {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,143 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use super::*;
+use crate::os::Clock;
+use crate::routes::{MethodLabel, RouteId, Routes};
+use crate::shard::{Outcome, RouteTotals};
+use crate::state::MonitorState;
+use crate::state::tests::state;
+
+struct NoopTask;
+
+impl Wake for NoopTask {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Creates a monitor whose clock is set by hand, and initially reads 1,000.
+fn setup() -> (Arc<AtomicU64>, Arc<MonitorState>) {
+    let time = Arc::new(AtomicU64::new(1_000));
+    let monitor = state(Clock::Manual(Arc::clone(&time)));
+    monitor.set_threshold(Duration::from_secs(1));
+    (time, monitor)
+}
+
+fn route(monitor: &MonitorState) -> RouteId {
+    monitor.routes.id(MethodLabel::HEAD, Some("/a"))
+}
+
+fn request(monitor: &Arc<MonitorState>, method: MethodLabel) -> RequestGuard {
+    RequestGuard::request(monitor, method, |_| route(monitor))
+}
+
+/// Polls once, from now until `end`, and returns a clone of the waker.
+fn poll(guard: &mut RequestGuard, time: &AtomicU64, end: u64) -> Waker {
+    let task = Waker::from(Arc::new(NoopTask));
+    let record = guard.bind_to_current_thread().unwrap();
+    let (poll, waker) = PollGuard::<HANDLER>::begin_poll(record, &task, &StackMark::new());
+    let cloned = waker.clone();
+    time.store(end, Ordering::Relaxed);
+    poll.end();
+    cloned
+}
+
+fn totals(monitor: &MonitorState) -> RouteTotals {
+    monitor.totals(route(monitor))
+}
+
+#[test]
+fn a_recycled_record_carries_nothing_over() {
+    let (time, monitor) = setup();
+    let mut first = request(&monitor, MethodLabel::HEAD);
+    let address = std::ptr::from_ref(first.record().unwrap());
+    poll(&mut first, &time, 1_100).wake();
+    // The wake leads to this poll; the wake after it comes too late.
+    poll(&mut first, &time, 1_200).wake();
+    first.end_with_error();
+    let seen = totals(&monitor);
+    assert_eq!((seen.schedule_latency.count(), seen.request_busy.ticks()), (1, 200));
+
+    time.store(2_000, Ordering::Relaxed);
+    let mut second = request(&monitor, MethodLabel::TASK);
+    let record = second.record().unwrap();
+    assert_eq!(std::ptr::from_ref(record), address);
+    PollGuard::<HANDLER>::begin_call(record, &StackMark::new()).end();
+    poll(&mut second, &time, 2_010);
+    drop(second);
+    let seen = totals(&monitor);
+    assert_eq!((seen.schedule_latency.count(), seen.request_busy.ticks()), (1, 210));
+    let ended = |outcome| seen.ended[outcome as usize];
+    assert_eq!((ended(Outcome::Error), ended(Outcome::Cancelled)), (1, 1));
+}
+
+#[test]
+fn a_task_on_the_record_of_a_request_is_not_a_request() {
+    let (_, monitor) = setup();
+    drop(request(&monitor, MethodLabel::HEAD));
+    drop(RequestGuard::task(&monitor, "task"));
+    let _in_flight = request(&monitor, MethodLabel::HEAD);
+    assert_eq!(monitor.other_requests_in_flight(Routes::UNATTRIBUTED), 1);
+}
+
+#[test]
+fn a_clock_that_runs_backwards_adds_nothing() {
+    let (time, monitor) = setup();
+    let mut guard = request(&monitor, MethodLabel::HEAD);
+    poll(&mut guard, &time, 1_100).wake();
+    // As on a processor whose counter is behind.
+    time.store(900, Ordering::Relaxed);
+    poll(&mut guard, &time, 800);
+    drop(guard);
+    let seen = totals(&monitor);
+    assert_eq!((seen.all_polls().count(), seen.all_polls().ticks()), (2, 100));
+    assert_eq!((seen.schedule_latency.count(), seen.schedule_latency.ticks()), (1, 0));
+    assert_eq!((seen.request_busy.ticks(), seen.request_duration.ticks()), (100, 0));
+}
+
+/// A subscriber that panics when it is asked for the current span.
+struct PanickingSubscriber;
+
+impl tracing::Subscriber for PanickingSubscriber {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {}
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn current_span(&self) -> tracing_core::span::Current {
+        panic!("from the test")
+    }
+}
+
+#[test]
+fn a_subscriber_that_panics_at_a_nested_stall_leaves_the_slot_consistent() {
+    let (time, monitor) = setup();
+    let mut outer = RequestGuard::task(&monitor, "outer");
+    let mut inner = RequestGuard::task(&monitor, "inner");
+    let shard = Arc::clone(local_handle(&monitor).shard());
+    let mark = StackMark::new();
+    let outer_poll = PollGuard::<HANDLER>::begin_call(outer.record().unwrap(), &mark);
+    let inner_poll = PollGuard::<HANDLER>::begin_call(inner.record().unwrap(), &mark);
+    time.fetch_add(2_000_000_000, Ordering::Relaxed);
+    let end = AssertUnwindSafe(|| inner_poll.end());
+    let ended = tracing::subscriber::with_default(PanickingSubscriber, || catch_unwind(end));
+    assert!(ended.is_err(), "the stall is reported in the current span");
+    assert!(shard.current_poll.is_active(), "the outer poll is still in progress");
+    outer_poll.end();
+    assert!(!shard.current_poll.is_active());
+}

@@ -1,0 +1,167 @@
+//! The counters of one route on one thread, and their sum over all threads.
+
+use super::histogram::{BucketBounds, HistogramSnapshot, Histograms, add};
+use super::outcome::Outcome;
+use crate::stall::Phase;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The counters of one route on one thread. Only that thread writes them.
+///
+/// Aligned so that no two threads write to one cache line, and in this order so that a request of
+/// short polls writes to the first three lines only: with many routes they are not in the cache.
+/// The reference count in front is on the line before, no farther away than that.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct RouteCounters {
+    started: AtomicU64,
+    ended: [AtomicU64; Outcome::ALL.len()],
+    /// Indexed by the constants below.
+    histograms: Histograms<HISTOGRAMS>,
+    /// The longest poll recorded outside the fast path, in ticks.
+    /// Relaxed: no other memory belongs to it.
+    longest_poll: AtomicU64,
+}
+
+/// Polls of the first phase, followed by those of the others.
+const POLL_DURATION: usize = 0;
+const SCHEDULE_LATENCY: usize = POLL_DURATION + Phase::ALL.len();
+const REQUEST_DURATION: usize = SCHEDULE_LATENCY + 1;
+const REQUEST_BUSY: usize = REQUEST_DURATION + 1;
+/// Stalls that the full report queue rejected.
+const UNREPORTED_STALLS: usize = REQUEST_BUSY + 1;
+const HISTOGRAMS: usize = UNREPORTED_STALLS + 1;
+
+/// The counters of one route, summed over all threads, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteTotals {
+    pub(crate) polls: [HistogramSnapshot; Phase::ALL.len()],
+    pub(crate) schedule_latency: HistogramSnapshot,
+    pub(crate) request_duration: HistogramSnapshot,
+    pub(crate) request_busy: HistogramSnapshot,
+    pub(crate) unreported_stalls: HistogramSnapshot,
+    pub(crate) longest_poll: u64,
+    pub(crate) started: u64,
+    pub(crate) ended: [u64; Outcome::ALL.len()],
+}
+
+// === impl RouteCounters ===
+
+impl RouteCounters {
+    /// Adds a poll that belongs to the first bucket.
+    #[inline(always)]
+    pub(crate) fn add_fast_poll(&self, phase: Phase, ticks: u64) {
+        self.histograms.add_to_first(POLL_DURATION + phase as usize, ticks);
+    }
+
+    pub(crate) fn add_poll(&self, bounds: &BucketBounds, phase: Phase, ticks: u64) {
+        self.histograms.add(POLL_DURATION + phase as usize, bounds, ticks);
+        if ticks > self.longest_poll.load(Ordering::Relaxed) {
+            self.longest_poll.store(ticks, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds a schedule latency. A negative one, which occurs where the clocks of two processors
+    /// differ, counts as zero.
+    #[inline(always)]
+    pub(crate) fn add_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
+        if ticks <= bounds.first() {
+            self.histograms.add_to_first(SCHEDULE_LATENCY, ticks);
+        } else {
+            self.add_long_schedule_latency(bounds, ticks);
+        }
+    }
+
+    #[cold]
+    fn add_long_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
+        let is_negative = ticks > i64::MAX as u64;
+        self.histograms.add(SCHEDULE_LATENCY, bounds, if is_negative { 0 } else { ticks });
+    }
+
+    pub(crate) fn add_unreported_stall(&self, bounds: &BucketBounds, ticks: u64) {
+        self.histograms.add(UNREPORTED_STALLS, bounds, ticks);
+    }
+
+    #[inline]
+    pub(crate) fn start_request(&self) {
+        add(&self.started, 1, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn end_request(
+        &self,
+        bounds: &BucketBounds,
+        outcome: Outcome,
+        duration: u64,
+        busy: u64,
+    ) {
+        self.histograms.add(REQUEST_DURATION, bounds, duration);
+        self.histograms.add(REQUEST_BUSY, bounds, busy);
+        // Release: pairs with the Acquire in `read_ended`. A reader that sees the end sees the
+        // start, whichever thread it was on.
+        add(&self.ended[outcome as usize], 1, Ordering::Release);
+    }
+
+    fn read_ended(&self, totals: &mut RouteTotals) {
+        for (total, ended) in totals.ended.iter_mut().zip(&self.ended) {
+            // Acquire: pairs with the Release in `end_request`.
+            *total += ended.load(Ordering::Acquire);
+        }
+    }
+
+    fn read_rest(&self, totals: &mut RouteTotals) {
+        for (phase, total) in totals.polls.iter_mut().enumerate() {
+            self.histograms.read_into(POLL_DURATION + phase, total);
+        }
+        self.histograms.read_into(SCHEDULE_LATENCY, &mut totals.schedule_latency);
+        self.histograms.read_into(REQUEST_DURATION, &mut totals.request_duration);
+        self.histograms.read_into(REQUEST_BUSY, &mut totals.request_busy);
+        self.histograms.read_into(UNREPORTED_STALLS, &mut totals.unreported_stalls);
+        totals.longest_poll = totals.longest_poll.max(self.longest_poll.load(Ordering::Relaxed));
+        totals.started += self.started.load(Ordering::Relaxed);
+    }
+}
+
+// === impl RouteTotals ===
+
+impl RouteTotals {
+    /// Sums the counters of one route over all threads.
+    ///
+    /// Reads ends before starts, so that no request is seen to end that is not seen to start.
+    pub(crate) fn read<'a>(counters: impl Iterator<Item = &'a RouteCounters> + Clone) -> Self {
+        let mut totals = Self::default();
+        counters.clone().for_each(|counters| counters.read_ended(&mut totals));
+        counters.for_each(|counters| counters.read_rest(&mut totals));
+        totals
+    }
+
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.iter().sum()
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.started - self.ended()
+    }
+
+    /// Returns the polls of both phases.
+    pub(crate) fn all_polls(&self) -> HistogramSnapshot {
+        let mut all = HistogramSnapshot::default();
+        self.polls.iter().for_each(|polls| all.merge(polls));
+        all
+    }
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_short_polls_writes_to_three_cache_lines() {
+        const FIRST_BUCKETS: usize = HISTOGRAMS * 2 * size_of::<u64>();
+        assert!(std::mem::offset_of!(RouteCounters, histograms) + FIRST_BUCKETS <= 3 * 64);
+        let counters = RouteCounters::default();
+        let address = std::ptr::from_ref(&counters).addr();
+        let offset = std::ptr::from_ref(&counters.started).addr() - address;
+        assert_eq!((address % 64, offset), (0, 0));
+    }
+}

@@ -1,0 +1,142 @@
+//! Per-thread state of a monitor: what a thread is polling now, and its counters.
+//!
+//! Each thread writes its own [`Shard`] and no other, so the poll path needs neither locks nor
+//! atomic read-modify-write instructions. The watchdog and the exporter read all shards.
+
+mod context;
+mod counters;
+mod current_poll;
+mod histogram;
+mod lease;
+mod notifier;
+mod observations;
+mod outcome;
+mod poll;
+mod registry;
+mod thread_samples;
+mod thresholds;
+mod time_breakdown;
+
+use std::sync::{Arc, OnceLock};
+
+pub(crate) use self::context::PollContext;
+pub(crate) use self::counters::{RouteCounters, RouteTotals};
+pub(crate) use self::histogram::{
+    BOUNDS_NANOS, BUCKETS, BucketBounds, Histogram, HistogramSnapshot,
+};
+pub(crate) use self::lease::Lease;
+pub(crate) use self::notifier::Notifier;
+pub(crate) use self::observations::PollObservations;
+pub(crate) use self::outcome::Outcome;
+pub(crate) use self::poll::{PollId, PollInfo};
+pub(crate) use self::registry::Shards;
+pub(crate) use self::thread_samples::ThreadSample;
+pub(crate) use self::thresholds::Thresholds;
+pub(crate) use self::time_breakdown::TimeBreakdown;
+
+use self::current_poll::CurrentPoll;
+use self::histogram::add;
+use crate::os::Tid;
+use crate::routes::RouteId;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The state that one thread writes, together with everything else that its polls read.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Shard {
+    /// Id of the owning thread; ids are never reused. Relaxed: a thread compares only with its own
+    /// id, which only it stores.
+    owner: AtomicU64,
+    pub(crate) context: PollContext,
+    pub(crate) current_poll: CurrentPoll,
+    /// Relaxed: a reader loads it after `requests_ended`, which is ordered.
+    requests_started: AtomicU64,
+    requests_ended: AtomicU64,
+    /// Index of the worker in the watched runtime plus one; 0 for other threads. Relaxed: no other
+    /// memory belongs to it.
+    worker: AtomicU64,
+    /// The kernel's id of the owning thread; 0 while the shard is free. Relaxed: no other memory
+    /// belongs to it, and a reader that finds the last owner's corrects itself at the next scan.
+    tid: AtomicU64,
+    routes: Box<[OnceLock<Arc<RouteCounters>>]>,
+    lease: Lease,
+    pub(crate) observations: PollObservations,
+}
+
+impl Shard {
+    const NO_OWNER: u64 = u64::MAX;
+
+    /// Creates a shard that is leased to the caller.
+    fn new(routes: usize, context: PollContext) -> Self {
+        Self {
+            owner: AtomicU64::new(Self::NO_OWNER),
+            context,
+            current_poll: CurrentPoll::default(),
+            requests_started: AtomicU64::new(0),
+            requests_ended: AtomicU64::new(0),
+            worker: AtomicU64::new(0),
+            tid: AtomicU64::new(0),
+            routes: (0..routes).map(|_| OnceLock::new()).collect(),
+            lease: Lease::held(),
+            observations: PollObservations::default(),
+        }
+    }
+
+    /// Returns whether the thread with this id owns the shard.
+    #[inline(always)]
+    pub(crate) fn is_owned_by(&self, thread_id: u64) -> bool {
+        self.owner.load(Ordering::Relaxed) == thread_id
+    }
+
+    pub(crate) fn set_owner(&self, thread_id: u64) {
+        self.owner.store(thread_id, Ordering::Relaxed);
+    }
+
+    /// Returns the counters of a route, which are created when the thread first serves it.
+    #[inline]
+    pub(crate) fn counters(&self, route: RouteId) -> &Arc<RouteCounters> {
+        self.routes[route.index()].get_or_init(Arc::default)
+    }
+
+    #[inline]
+    pub(crate) fn request_started(&self) {
+        add(&self.requests_started, 1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn request_ended(&self) {
+        // Release: pairs with the Acquire in `Shards::requests_in_flight`.
+        add(&self.requests_ended, 1, Ordering::Release);
+    }
+
+    pub(crate) fn worker(&self) -> Option<usize> {
+        self.worker.load(Ordering::Relaxed).checked_sub(1).map(|index| index as usize)
+    }
+
+    pub(crate) fn set_worker(&self, worker: Option<usize>) {
+        self.worker.store(worker.map_or(0, |index| index as u64 + 1), Ordering::Relaxed);
+    }
+
+    /// Returns the id of the poll in this shard that began at `start`.
+    pub(crate) fn poll_id(&self, start: u64) -> PollId {
+        PollId { shard: std::ptr::from_ref(self).addr(), start }
+    }
+
+    /// Returns the kernel's id of the owning thread.
+    pub(crate) fn tid(&self) -> Option<Tid> {
+        let tid = i32::try_from(self.tid.load(Ordering::Relaxed)).ok()?;
+        (tid != 0).then_some(Tid(tid))
+    }
+
+    pub(crate) fn set_tid(&self, tid: Tid) {
+        self.tid.store(u64::try_from(tid.0).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Returns the shard to the registry, for the next thread.
+    pub(crate) fn release(&self) {
+        self.owner.store(Self::NO_OWNER, Ordering::Relaxed);
+        self.set_worker(None);
+        self.set_tid(Tid(0));
+        self.lease.release();
+    }
+}

@@ -1,0 +1,208 @@
+//! What the watchdog and the rescuer have observed of a thread's current poll.
+//!
+//! Each observation names its poll by the poll's start, so that nothing has to be reset when the
+//! next poll begins.
+
+use std::time::Duration;
+
+use super::thread_samples::{ThreadSample, ThreadSamples};
+use super::time_breakdown::TimeBreakdown;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The observations of one thread. The watchdog writes them, except where a field says otherwise;
+/// any thread reads them.
+///
+/// All words are relaxed: each is valid by itself, together with the start that it holds. The
+/// samples are a seqlock of their own.
+#[derive(Debug, Default)]
+pub(crate) struct PollObservations {
+    /// The poll whose next report is due at `report_age`, in ticks.
+    poll: AtomicU64,
+    report_age: AtomicU64,
+    /// The ages at which a stack of the thread on-CPU and one of it blocked are due, in ticks.
+    capture_ages: [AtomicU64; 2],
+    /// The last poll during which the I/O driver was starved. Written by the rescuer.
+    starved: AtomicU64,
+    /// The last poll during which another worker took over the I/O driver after a wake-up. Written
+    /// by the rescuer.
+    rescued: AtomicU64,
+    /// The last poll that handed off its worker. Also written by the reporter.
+    handed_off: AtomicU64,
+    /// The worker's counters at the first sample.
+    first_counters: [AtomicU64; 2],
+    samples: ThreadSamples,
+}
+
+impl PollObservations {
+    /// Returns whether the I/O driver was starved during the poll that began at `start`.
+    pub(crate) fn is_starved(&self, start: u64) -> bool {
+        get(&self.starved) == start
+    }
+
+    pub(crate) fn set_starved(&self, start: u64) {
+        set(&self.starved, start);
+    }
+
+    /// Returns whether another worker took over the I/O driver during the poll that began at
+    /// `start`.
+    pub(crate) fn is_rescued(&self, start: u64) -> bool {
+        get(&self.rescued) == start
+    }
+
+    pub(crate) fn set_rescued(&self, start: u64) {
+        set(&self.rescued, start);
+    }
+
+    /// Returns whether the poll that began at `start` has handed off its worker.
+    pub(crate) fn is_handed_off(&self, start: u64) -> bool {
+        get(&self.handed_off) == start
+    }
+
+    pub(crate) fn set_handed_off(&self, start: u64) {
+        set(&self.handed_off, start);
+    }
+
+    /// Starts to observe a poll, unless that has been done.
+    pub(crate) fn begin(&self, start: u64, report_age: u64) {
+        if get(&self.poll) != start {
+            set(&self.poll, start);
+            set(&self.report_age, report_age);
+            self.capture_ages.iter().for_each(|age| set(age, 0));
+        }
+    }
+
+    /// Returns whether a report is due at this age, and schedules the next one for the time when
+    /// the age has doubled.
+    pub(crate) fn take_report(&self, age: u64) -> bool {
+        let due = get(&self.report_age);
+        if age < due {
+            return false;
+        }
+        // One report for several doublings at once, such as after a suspension.
+        let next =
+            std::iter::successors(Some(due), |due| due.checked_mul(2)).find(|&due| due > age);
+        set(&self.report_age, next.unwrap_or(u64::MAX));
+        true
+    }
+
+    /// Returns whether a stack of the thread, blocked or on-CPU, is due at this age.
+    ///
+    /// The two kinds are scheduled independently: which of them shows the cause is known only when
+    /// the poll has ended.
+    pub(crate) fn is_capture_due(&self, age: u64, is_blocked: bool) -> bool {
+        age >= get(&self.capture_ages[usize::from(is_blocked)])
+    }
+
+    /// Schedules the next capture of a kind.
+    pub(crate) fn set_next_capture(&self, is_blocked: bool, age: u64) {
+        set(&self.capture_ages[usize::from(is_blocked)], age);
+    }
+
+    /// Records a sample of the poll that began at `start`, together with the counters of its
+    /// worker: parks and unparks, and busy time. While a poll occupies the worker these do not
+    /// change.
+    pub(crate) fn record(&self, start: u64, sample: &ThreadSample, counters: Option<[u64; 2]>) {
+        if self.samples.is_of(start) {
+            self.samples.add(sample);
+            if counters.is_some_and(|counters| self.have_changed(counters)) {
+                self.set_handed_off(start);
+            }
+            return;
+        }
+        self.samples.begin(start, sample);
+        let counters = counters.unwrap_or_default();
+        for (first, now) in self.first_counters.iter().zip(counters) {
+            set(first, now);
+        }
+        // An odd number of parks and unparks means parked, which no worker is inside a poll.
+        if counters[0] % 2 == 1 {
+            self.set_handed_off(start);
+        }
+    }
+
+    fn have_changed(&self, counters: [u64; 2]) -> bool {
+        self.first_counters.iter().zip(counters).any(|(first, now)| get(first) != now)
+    }
+
+    /// Returns how the poll that began at `start` spent its time up to the last sample.
+    pub(crate) fn breakdown(&self, start: u64) -> Option<TimeBreakdown> {
+        let breakdown = self.samples.breakdown(start)?;
+        Some(TimeBreakdown { handed_off: self.is_handed_off(start), ..breakdown })
+    }
+
+    /// Returns how the poll that began at `start` spent its time up to its end, at which the thread
+    /// itself has read its clocks.
+    pub(crate) fn breakdown_at_end(
+        &self,
+        start: u64,
+        at: Duration,
+        cpu: Duration,
+        run_delay: Duration,
+    ) -> Option<TimeBreakdown> {
+        let breakdown = self.samples.breakdown_at_end(start, at, cpu, run_delay)?;
+        Some(TimeBreakdown { handed_off: self.is_handed_off(start), ..breakdown })
+    }
+}
+
+fn get(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+fn set(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Relaxed);
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at: u64) -> ThreadSample {
+        ThreadSample {
+            at: Duration::from_millis(at),
+            cpu: Duration::ZERO,
+            run_delay: Duration::ZERO,
+            blocked_in: None,
+        }
+    }
+
+    #[test]
+    fn a_worker_whose_counters_change_was_handed_off() {
+        let observations = PollObservations::default();
+        observations.record(7, &sample(0), Some([4, 100]));
+        observations.record(7, &sample(5), Some([4, 100]));
+        assert!(!observations.is_handed_off(7));
+        observations.record(7, &sample(10), Some([5, 100]));
+        assert!(observations.breakdown(7).unwrap().handed_off);
+        observations.record(8, &sample(20), Some([6, 100]));
+        assert!(!observations.is_handed_off(8));
+        observations.record(9, &sample(30), Some([7, 100]));
+        assert!(observations.is_handed_off(9), "a parked worker polls nothing");
+    }
+
+    #[test]
+    fn the_two_kinds_of_captures_are_scheduled_independently() {
+        let observations = PollObservations::default();
+        let is_due =
+            |age| [false, true].map(|is_blocked| observations.is_capture_due(age, is_blocked));
+        observations.begin(7, 100);
+        assert_eq!(is_due(20), [true, true]);
+        observations.set_next_capture(true, 40);
+        assert_eq!(is_due(25), [true, false]);
+        observations.set_next_capture(false, 50);
+        assert_eq!([39, 40, 50].map(is_due), [[false, false], [false, true], [true, true]]);
+        observations.begin(8, 100);
+        assert_eq!(is_due(20), [true, true], "another poll");
+    }
+
+    #[test]
+    fn reports_are_due_at_each_doubling_and_once_for_several() {
+        let observations = PollObservations::default();
+        observations.begin(7, 100);
+        let reports: Vec<_> =
+            [99, 100, 150, 200, 900, 901].map(|age| observations.take_report(age)).into();
+        assert_eq!(reports, [false, true, false, true, true, false]);
+        observations.begin(7, 100);
+        assert!(!observations.take_report(1_500), "a second `begin` changes nothing");
+    }
+}

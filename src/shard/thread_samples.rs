@@ -1,0 +1,267 @@
+//! The watchdog's samples of a thread inside a poll, summed as they are taken.
+
+use std::time::Duration;
+
+use super::time_breakdown::TimeBreakdown;
+use crate::os::{Syscall, duration_nanos as nanos};
+use crate::sync::{AtomicU64, Ordering};
+
+/// One sample of a thread inside a poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadSample {
+    /// When it was taken, since an arbitrary moment.
+    pub(crate) at: Duration,
+    /// The CPU time that the thread has consumed since it started.
+    pub(crate) cpu: Duration,
+    /// The time that the thread has waited in the run queue since it started; only waits that have
+    /// ended.
+    pub(crate) run_delay: Duration,
+    /// The system call that the thread is blocked in, if it is.
+    pub(crate) blocked_in: Option<Syscall>,
+}
+
+/// The samples of one poll. A seqlock: the watchdog writes, any thread reads. Times are in
+/// nanoseconds.
+///
+/// `poll` is the sequence word: 0 while the first sample of a poll is written. The later samples of
+/// a poll do not change it. A reader may therefore see a part of the latest sample, whose values
+/// are true of the poll, too; it never sees values of two polls.
+#[derive(Debug, Default)]
+pub(super) struct ThreadSamples {
+    /// The poll's start.
+    poll: AtomicU64,
+    first_at: AtomicU64,
+    last_at: AtomicU64,
+    first_cpu: AtomicU64,
+    cpu: AtomicU64,
+    first_run_delay: AtomicU64,
+    run_delay: AtomicU64,
+    /// The time between samples that both found the thread runnable, in which it did not run.
+    runnable: AtomicU64,
+    was_blocked: AtomicU64,
+    /// The candidate of the majority vote, encoded so that 0 is none, and its votes.
+    syscall: AtomicU64,
+    votes: AtomicU64,
+}
+
+impl ThreadSamples {
+    /// Returns whether the samples are of the poll that began at `start`.
+    pub(super) fn is_of(&self, start: u64) -> bool {
+        // Acquire: pairs with the last Release in `begin`.
+        self.poll.load(Ordering::Acquire) == start
+    }
+
+    /// Records the first sample of a poll.
+    pub(super) fn begin(&self, start: u64, sample: &ThreadSample) {
+        self.poll.store(0, Ordering::Relaxed);
+        for (word, value) in [
+            (&self.first_at, nanos(sample.at)),
+            (&self.last_at, nanos(sample.at)),
+            (&self.first_cpu, nanos(sample.cpu)),
+            (&self.first_run_delay, nanos(sample.run_delay)),
+            (&self.cpu, 0),
+            (&self.run_delay, 0),
+            (&self.runnable, 0),
+            (&self.was_blocked, u64::from(sample.blocked_in.is_some())),
+            (&self.syscall, encode(sample.blocked_in)),
+            (&self.votes, 1),
+        ] {
+            // Release: pairs with the Acquire in `get`. A reader that sees the new value also sees
+            // that `poll` has changed.
+            word.store(value, Ordering::Release);
+        }
+        // Release: pairs with the Acquire in `is_of`.
+        self.poll.store(start, Ordering::Release);
+    }
+
+    /// Records a further sample of the same poll.
+    pub(super) fn add(&self, sample: &ThreadSample) {
+        let elapsed = nanos(sample.at).saturating_sub(get(&self.last_at));
+        let cpu = nanos(sample.cpu).saturating_sub(get(&self.first_cpu));
+        let has_run = cpu > get(&self.cpu);
+        let is_blocked = sample.blocked_in.is_some();
+        if !is_blocked && !has_run && get(&self.was_blocked) == 0 {
+            set(&self.runnable, get(&self.runnable) + elapsed);
+        }
+        set(&self.cpu, cpu);
+        set(&self.run_delay, nanos(sample.run_delay).saturating_sub(get(&self.first_run_delay)));
+        set(&self.was_blocked, u64::from(is_blocked));
+        set(&self.last_at, nanos(sample.at));
+        self.vote(sample.blocked_in);
+    }
+
+    /// Boyer–Moore majority vote: finds the system call of more than half of the blocked samples.
+    /// Without a majority the result is one of the calls that were seen.
+    fn vote(&self, blocked_in: Option<Syscall>) {
+        let (syscall, votes) = (encode(blocked_in), get(&self.votes));
+        if syscall == 0 {
+            return;
+        }
+        if get(&self.syscall) == syscall {
+            set(&self.votes, votes + 1);
+        } else if votes <= 1 || get(&self.syscall) == 0 {
+            set(&self.syscall, syscall);
+            set(&self.votes, 1);
+        } else {
+            set(&self.votes, votes - 1);
+        }
+    }
+
+    pub(super) fn breakdown(&self, start: u64) -> Option<TimeBreakdown> {
+        self.read(start, || self.sum(get(&self.last_at), get(&self.cpu), get(&self.run_delay)))
+    }
+
+    pub(super) fn breakdown_at_end(
+        &self,
+        start: u64,
+        at: Duration,
+        cpu: Duration,
+        run_delay: Duration,
+    ) -> Option<TimeBreakdown> {
+        self.read(start, || {
+            let cpu = nanos(cpu).saturating_sub(get(&self.first_cpu));
+            let run_delay = nanos(run_delay).saturating_sub(get(&self.first_run_delay));
+            self.sum(nanos(at), cpu, run_delay)
+        })
+    }
+
+    /// Reads the samples if they are of the poll that began at `start`, before and after.
+    fn read(&self, start: u64, read: impl FnOnce() -> TimeBreakdown) -> Option<TimeBreakdown> {
+        let before = self.is_of(start);
+        let breakdown = before.then(read)?;
+        // Relaxed: the Acquire loads of `read` come before it.
+        (self.poll.load(Ordering::Relaxed) == start).then_some(breakdown)
+    }
+
+    fn sum(&self, at: u64, cpu: u64, run_delay: u64) -> TimeBreakdown {
+        TimeBreakdown {
+            wall: Duration::from_nanos(at.saturating_sub(get(&self.first_at))),
+            cpu: Duration::from_nanos(cpu),
+            // Some kernels do not count time that the CPU quota took as run-queue time.
+            run_delay: Duration::from_nanos(run_delay.max(get(&self.runnable))),
+            syscall: decode(get(&self.syscall)),
+            handed_off: false,
+        }
+    }
+}
+
+fn encode(syscall: Option<Syscall>) -> u64 {
+    syscall.map_or(0, |syscall| u64::from(syscall.0.max(-1).wrapping_add(2).unsigned_abs()))
+}
+
+fn decode(encoded: u64) -> Option<Syscall> {
+    let shifted = i32::try_from(encoded.checked_sub(1)?).ok()?;
+    Some(Syscall(shifted - 1))
+}
+
+fn get(word: &AtomicU64) -> u64 {
+    // Acquire: pairs with the Release in `begin` and `set`.
+    word.load(Ordering::Acquire)
+}
+
+fn set(word: &AtomicU64, value: u64) {
+    // Release: pairs with the Acquire in `get`.
+    word.store(value, Ordering::Release);
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn sample(at: u64, cpu: u64, run_delay: u64, syscall: Option<i32>) -> ThreadSample {
+        ThreadSample {
+            at: millis(at),
+            cpu: millis(cpu),
+            run_delay: millis(run_delay),
+            blocked_in: syscall.map(Syscall),
+        }
+    }
+
+    #[test]
+    fn time_is_split_into_on_cpu_run_queue_and_off_cpu() {
+        let samples = ThreadSamples::default();
+        assert_eq!(samples.breakdown(7), None);
+        samples.begin(7, &sample(100, 50, 1, Some(230)));
+        samples.add(&sample(120, 55, 4, None));
+        let seen = samples.breakdown(7).unwrap();
+        assert_eq!((seen.wall, seen.cpu, seen.run_delay), (millis(20), millis(5), millis(3)));
+        assert_eq!(seen.off_cpu(), millis(12));
+        assert_eq!(seen.syscall, Some(Syscall(230)));
+        let end = samples.breakdown_at_end(7, millis(130), millis(65), millis(4)).unwrap();
+        assert_eq!((end.wall, end.cpu, end.off_cpu()), (millis(30), millis(15), millis(12)));
+        assert_eq!(samples.breakdown(8), None, "another poll");
+        samples.begin(8, &sample(200, 66, 9, None));
+        assert_eq!(samples.breakdown(8), Some(TimeBreakdown::default()));
+    }
+
+    #[test]
+    fn a_runnable_thread_that_never_runs_waits_in_the_run_queue() {
+        let samples = ThreadSamples::default();
+        samples.begin(7, &sample(0, 3, 0, None));
+        for at in 1..5 {
+            samples.add(&sample(at * 10, 3, 0, None));
+        }
+        assert_eq!(samples.breakdown(7).unwrap().run_delay, millis(40));
+    }
+
+    #[test]
+    fn the_system_call_of_the_majority_wins() {
+        let samples = ThreadSamples::default();
+        samples.begin(7, &sample(0, 0, 0, Some(0)));
+        for (at, syscall) in [(1, Some(7)), (2, None), (3, Some(7)), (4, Some(7))] {
+            samples.add(&sample(at, 0, 0, syscall));
+        }
+        assert_eq!(samples.breakdown(7).unwrap().syscall, Some(Syscall(7)));
+    }
+
+    #[test]
+    fn page_faults_and_system_calls_are_encoded_without_loss() {
+        for number in [-1, 0, 1, 462] {
+            assert_eq!(decode(encode(Some(Syscall(number)))), Some(Syscall(number)));
+        }
+        assert_eq!(decode(encode(None)), None);
+    }
+}
+
+#[cfg(all(test, tower_stall_loom))]
+mod loom {
+    use super::*;
+    use ::loom::{sync::Arc, thread};
+
+    fn sample(number: u64) -> ThreadSample {
+        ThreadSample {
+            at: Duration::from_nanos(number),
+            cpu: Duration::from_nanos(number),
+            run_delay: Duration::from_nanos(number),
+            blocked_in: None,
+        }
+    }
+
+    /// The values of a poll's samples are derived from its start, so that a mix shows.
+    #[test]
+    fn loom_samples_of_two_polls_are_never_mixed() {
+        ::loom::model(|| {
+            let samples = Arc::new(ThreadSamples::default());
+            samples.begin(10, &sample(10));
+            let reader = {
+                let samples = Arc::clone(&samples);
+                thread::spawn(move || {
+                    let end = Duration::from_nanos(100);
+                    if let Some(read) = samples.breakdown_at_end(10, end, end, end) {
+                        assert_eq!(
+                            (read.wall, read.cpu),
+                            (end - sample(10).at, end - sample(10).cpu)
+                        );
+                    }
+                })
+            };
+            samples.begin(20, &sample(20));
+            reader.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,22 @@
+//! Recognizes a thread that a signal has interrupted in a system call: it was blocked, not running.
+
+use super::memory;
+use crate::stacks::snapshot::Registers;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// What the kernel returns for a system call that it does not restart.
+const EINTR_RESULT: u64 = (-(libc::EINTR as i64)) as u64;
+
+/// Returns whether a signal that arrived with these registers has interrupted a system call.
+///
+/// In that case the kernel either returns EINTR, or sets the program counter back to the
+/// instruction, to restart the call. A call that it lets complete, such as a read from a disk, is
+/// not recognized.
+pub(super) fn was_interrupted(registers: &Registers) -> bool {
+    let (Some(pc), Some(result)) = (registers.get(Registers::PC), registers.get(Registers::RAX))
+    else {
+        return false;
+    };
+    let is_syscall = |address| memory::array(address) == Some(SYSCALL);
+    is_syscall(pc) || (result == EINTR_RESULT && is_syscall(pc.wrapping_sub(SYSCALL.len() as u64)))
+}

@@ -1,0 +1,103 @@
+//! The reporter's part: unwinds a copied stack, and symbolizes its frames.
+
+use super::symbols::Symbols;
+use super::unwind::{StopReason, Unwinder};
+use super::{thread_role, trim};
+use crate::stacks::{Capture, SymbolizedStack};
+
+pub(crate) struct Symbolizer {
+    unwinder: Unwinder,
+    symbols: Symbols,
+}
+
+impl Symbolizer {
+    pub(crate) fn new() -> Self {
+        Self { unwinder: Unwinder::new(), symbols: Symbols::new() }
+    }
+
+    /// Returns `None` if the copy is torn.
+    pub(crate) fn symbolize(&mut self, capture: &Capture) -> Option<SymbolizedStack> {
+        let trace = self.unwinder.unwind(&capture.stack);
+        if trace.end == StopReason::Inconsistent {
+            return None;
+        }
+        let mut symbols = Vec::new();
+        for call in &trace.call_sites {
+            let module = self.unwinder.module_of(call.address);
+            symbols.extend_from_slice(self.symbols.resolve(call.address, module));
+        }
+        Some(SymbolizedStack {
+            handed_off: thread_role::is_inside_block_in_place(&symbols),
+            is_on_worker: thread_role::is_on_worker(&symbols),
+            lacks_lines: thread_role::lacks_lines(&symbols),
+            frames: trim::trim(&symbols),
+        })
+    }
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::os::{self, ThreadState, Tid};
+    use crate::shard::PollId;
+    use crate::stacks::linux::StackSampler;
+    use crate::stacks::{CapturePool, CaptureRequest, TargetThread};
+
+    /// Returns the resident memory of the process, in KiB.
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    #[allow(clippy::print_stdout)]
+    fn measure_the_cost_of_a_stack() {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let local = 0_u8;
+            let mark = std::ptr::from_ref(std::hint::black_box(&local)).addr() as u64;
+            sender.send((Tid::current(), mark)).unwrap();
+            thread::sleep(Duration::from_secs(3_600));
+        });
+        let (tid, stack_mark) = receiver.recv().unwrap();
+        thread::sleep(Duration::from_millis(20));
+        let (pool, mut sampler) = (CapturePool::new(true), StackSampler::new(false).unwrap());
+        let request = CaptureRequest { id: PollId { shard: 0, start: 0 }, age: 0, stack_mark };
+        let resident_before = resident();
+        let mut symbolizer = Symbolizer::new();
+        for round in ["first", "second", "third", "later", "later"] {
+            let cpu_time = os::cpu_time(tid).unwrap();
+            let start = Instant::now();
+            let sched_stat = os::sched_stat(tid).unwrap();
+            let state = os::thread_state(tid).unwrap();
+            let sampling = start.elapsed();
+            assert_ne!(state, ThreadState::Running);
+            let target = TargetThread { tid, state, sched_stat };
+            let start = Instant::now();
+            assert!(sampler.capture(&pool, request, &target, |_| true));
+            let copying = start.elapsed();
+            let capture = pool.next().unwrap();
+            let start = Instant::now();
+            let calls = Unwinder::new().unwind(&capture.stack).call_sites.len();
+            let unwinding = start.elapsed();
+            let start = Instant::now();
+            let frames = symbolizer.symbolize(&capture).unwrap().frames.len();
+            let symbolizing = start.elapsed();
+            pool.recycle(capture.stack);
+            println!(
+                "{round}: sampling {sampling:?}, copying {copying:?}, unwinding {calls} calls \
+                 without cached modules {unwinding:?}, unwinding and symbolizing {frames} frames \
+                 {symbolizing:?}; {} KiB more than before; CPU time of the thread {:?}",
+                resident() - resident_before,
+                os::cpu_time(tid).unwrap() - cpu_time,
+            );
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Symbols for the tests of this folder.
+
+use super::symbols::Symbol;
+
+pub(super) const STD: &str = "/rustc/abc/library/";
+pub(super) const DEPENDENCY: &str = "/home/me/.cargo/registry/src/index.crates.io-1/";
+
+pub(super) fn symbol(function: &str, file: &str, line: u32) -> Symbol {
+    let line = (line != 0).then_some(line);
+    Symbol { function: function.into(), file: Some(file.into()), line, is_program: true }
+}
+
+pub(super) fn std(function: &str, file: &str) -> Symbol {
+    symbol(function, &format!("{STD}{file}"), 9)
+}
+
+pub(super) fn dependency(function: &str, file: &str) -> Symbol {
+    symbol(function, &format!("{DEPENDENCY}{file}"), 9)
+}
+
+pub(super) fn application(function: &str, line: u32) -> Symbol {
+    symbol(function, "/home/me/app/src/main.rs", line)
+}
+
+pub(super) fn native(function: &str) -> Symbol {
+    Symbol { function: function.into(), ..Symbol::default() }
+}

@@ -1,0 +1,366 @@
+//! Unwinds a copied stack, from the innermost call outwards.
+//!
+//! Every frame is validated before it counts: its code is in a module, its stack pointer is above
+//! its callee's, and its return address follows a call. A copy that was taken while the thread
+//! continued fails one of these checks sooner or later.
+//!
+//! Why not `framehop`:
+//!
+//! - It has no unknown register. `/proc` exposes the stack pointer and the program counter of a
+//!   blocked thread, but not rbp, and with an rbp of 0 framehop ends as if it had reached the
+//!   outermost frame: the outer calls would be missing without notice.
+//! - It does not report whether the end of a frame is certain, and it does not validate return
+//!   addresses. Both are needed to detect a torn copy.
+//!
+//! The tables are parsed and interpreted by `gimli`.
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use gimli::{
+    CfaRule, EvaluationResult, Location as DwarfLocation, Register, RegisterRule, UnwindContext,
+    UnwindExpression, Value,
+};
+
+use super::cfi::CfiRow;
+use super::modules::Modules;
+use super::{prologue, return_address};
+use crate::stacks::snapshot::{Registers, StackSnapshot};
+
+/// More calls than a report can use. A deeper stack is a recursion.
+const MAX_FRAMES: usize = 512;
+/// More steps than an expression in the tables takes.
+const MAX_EXPRESSION_STEPS: u32 = 256;
+
+const RBP: Register = Register(6);
+const RSP: Register = Register(7);
+const PC: Register = Register(16);
+/// The registers that a function preserves for its caller, unless its tables state otherwise: rbx,
+/// rbp, and r12 to r15.
+const CALLEE_SAVED: [u16; 6] = [3, 6, 12, 13, 14, 15];
+
+/// Unwinds stacks, and caches the tables of the modules.
+pub(super) struct Unwinder {
+    modules: Modules,
+    context: UnwindContext<usize>,
+}
+
+/// The calls on a stack, the innermost first.
+#[derive(Debug)]
+pub(super) struct CallStack {
+    pub(super) call_sites: Vec<CallSite>,
+    pub(super) end: StopReason,
+}
+
+/// A call that has not returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CallSite {
+    /// The address after the instruction, as `backtrace::resolve` expects it.
+    pub(super) address: u64,
+}
+
+/// Why the unwinder stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopReason {
+    /// It reached the frame that calls the inner poll, which is the last call.
+    Mark,
+    /// It reached the outermost frame of the thread, or of a coroutine inside the poll.
+    OutermostFrame,
+    /// The copy ends here, or the stack is too deep. The calls are correct, but there are more.
+    Truncated,
+    /// A check failed: the calls may be wrong.
+    Inconsistent,
+}
+
+/// A function that has not returned, with its registers at its last call.
+#[derive(Clone, Copy)]
+struct UnwindFrame {
+    registers: Registers,
+    /// Whether `pc` is the last instruction, and not the one after it: in the leaf, and in a
+    /// function that a signal has interrupted.
+    is_exact: bool,
+}
+
+/// A frame, and the tables' row for it.
+struct Step<'a> {
+    frame: UnwindFrame,
+    stack: &'a StackSnapshot,
+    row: CfiRow<'a>,
+}
+
+// === impl Unwinder ===
+
+impl Unwinder {
+    /// Creates an unwinder that has read no modules yet.
+    pub(super) fn new() -> Self {
+        Self { modules: Modules::default(), context: UnwindContext::new() }
+    }
+
+    /// Returns the calls on a stack. If a check fails and the modules have changed, tries once
+    /// more.
+    pub(super) fn unwind(&mut self, stack: &StackSnapshot) -> CallStack {
+        let trace = self.walk(stack);
+        if trace.end == StopReason::Inconsistent && self.modules.refresh() {
+            self.walk(stack)
+        } else {
+            trace
+        }
+    }
+
+    /// Returns the path of the module that contains a call, whether this crate is part of that
+    /// module, and what the loader has added to the addresses in its file.
+    pub(super) fn module_of(&self, address: u64) -> Option<(&Path, bool, u64)> {
+        let module = self.modules.find(address.wrapping_sub(1))?;
+        Some((module.path(), module.is_own(), module.bias()))
+    }
+
+    /// Returns the calls on a stack, with the modules as they were last read.
+    fn walk(&mut self, stack: &StackSnapshot) -> CallStack {
+        let mut frame = UnwindFrame { registers: stack.registers, is_exact: true };
+        let mark = frame.mark(stack);
+        let mut call_sites = Vec::new();
+        while call_sites.len() < MAX_FRAMES {
+            call_sites.extend(frame.call());
+            match self.caller(&frame, stack, mark) {
+                Ok(caller) => frame = caller,
+                Err(end) => return CallStack { call_sites, end },
+            }
+        }
+        CallStack { call_sites, end: StopReason::Truncated }
+    }
+
+    /// Returns the frame that called this one, or why there is none.
+    fn caller(
+        &mut self,
+        frame: &UnwindFrame,
+        stack: &StackSnapshot,
+        mark: u64,
+    ) -> Result<UnwindFrame, StopReason> {
+        let instruction = frame.instruction().ok_or(StopReason::Inconsistent)?;
+        let module = self.modules.find(instruction).ok_or(StopReason::Inconsistent)?;
+        let row = module.cfi().and_then(|cfi| cfi.row(instruction, &mut self.context));
+        let caller = match row {
+            Some(row) => Step::new(*frame, stack, row).caller(mark)?,
+            None => frame.caller_without_row(stack)?,
+        };
+        self.validate(&caller, mark)?;
+        if caller.get(RSP) > Some(mark) { Err(StopReason::Mark) } else { Ok(caller) }
+    }
+
+    /// Checks whether there can be such a caller.
+    fn validate(&self, caller: &UnwindFrame, mark: u64) -> Result<(), StopReason> {
+        let pc = caller.get(PC).ok_or(StopReason::Inconsistent)?;
+        if pc == 0 && mark == u64::MAX {
+            return Err(StopReason::OutermostFrame);
+        }
+        let instruction = caller.instruction().ok_or(StopReason::Inconsistent)?;
+        let is_code = self.modules.find(instruction).is_some();
+        if is_code && (caller.is_exact || return_address::is_return_address(pc)) {
+            Ok(())
+        } else {
+            Err(StopReason::Inconsistent)
+        }
+    }
+}
+
+// === impl UnwindFrame ===
+
+impl UnwindFrame {
+    fn get(&self, register: Register) -> Option<u64> {
+        self.registers.get(usize::from(register.0))
+    }
+
+    fn set(&mut self, register: Register, value: Option<u64>) {
+        self.registers.set(usize::from(register.0), value);
+    }
+
+    /// Returns an address inside the last instruction that was executed.
+    fn instruction(&self) -> Option<u64> {
+        self.get(PC)?.checked_sub(u64::from(!self.is_exact))
+    }
+
+    fn call(&self) -> Option<CallSite> {
+        Some(CallSite { address: self.get(PC)?.wrapping_add(u64::from(self.is_exact)) })
+    }
+
+    /// Returns the mark that applies to the leaf. A leaf above the mark is on another stack, where
+    /// the mark has no meaning.
+    fn mark(&self, stack: &StackSnapshot) -> u64 {
+        if self.get(RSP) <= Some(stack.mark) { stack.mark } else { u64::MAX }
+    }
+
+    /// Returns the caller of a leaf that has no row: probably a few instructions of assembly that
+    /// do not change the stack pointer.
+    fn caller_without_row(&self, stack: &StackSnapshot) -> Result<Self, StopReason> {
+        let sp = self.get(RSP).filter(|_| self.is_exact).ok_or(StopReason::Inconsistent)?;
+        let mut caller = Self { is_exact: false, ..*self };
+        caller.set(PC, Some(word(stack, sp)?));
+        caller.set(RSP, sp.checked_add(8));
+        Ok(caller)
+    }
+}
+
+/// Returns the eight bytes at an address, or why there are none.
+fn word(stack: &StackSnapshot, address: u64) -> Result<u64, StopReason> {
+    stack.word(address).ok_or(if is_beyond(stack, address) {
+        StopReason::Truncated
+    } else {
+        StopReason::Inconsistent
+    })
+}
+
+/// Returns whether an address is beyond the end of the copy.
+fn is_beyond(stack: &StackSnapshot, address: u64) -> bool {
+    address.saturating_add(8) > stack.end()
+}
+
+// === impl Step ===
+
+impl<'a> Step<'a> {
+    fn new(frame: UnwindFrame, stack: &'a StackSnapshot, row: CfiRow<'a>) -> Self {
+        let mut step = Self { frame, stack, row };
+        if step.frame.get(RBP).is_none() && step.cfa().is_none() {
+            step.frame.set(RBP, step.inferred_rbp());
+        }
+        step
+    }
+
+    /// Returns the frame that called this one. It is not validated yet, except that it is above.
+    fn caller(&self, mark: u64) -> Result<UnwindFrame, StopReason> {
+        if self.row.register(PC) == RegisterRule::Undefined {
+            return Err(StopReason::OutermostFrame);
+        }
+        let cfa = self.cfa().filter(|cfa| cfa % 8 == 0).ok_or(StopReason::Inconsistent)?;
+        if self.frame.get(RSP) >= Some(cfa) {
+            return Err(StopReason::Inconsistent);
+        }
+        let mut caller =
+            UnwindFrame { registers: Registers::default(), is_exact: self.row.is_signal_frame() };
+        caller.set(
+            PC,
+            Some(self.return_address(cfa).map_err(|end| self.end_beyond(end, cfa, mark))?),
+        );
+        caller.set(RSP, Some(cfa));
+        // All of them, although a CFA is relative to rsp or rbp almost everywhere: the loader's
+        // lazy binding in glibc uses rbx, gcc uses r10 in a function that aligns its stack, and a
+        // signal can interrupt a function anywhere, whose registers are then all in the signal
+        // frame.
+        for register in (0..PC.0).map(Register).filter(|&register| register != RSP) {
+            caller.set(register, self.restored(register, cfa));
+        }
+        Ok(caller)
+    }
+
+    /// Returns the canonical frame address: the stack pointer before the call.
+    fn cfa(&self) -> Option<u64> {
+        match self.row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => {
+                self.frame.get(*register)?.checked_add_signed(*offset)
+            }
+            CfaRule::Expression(expression) => self.evaluate(expression, None),
+        }
+    }
+
+    fn return_address(&self, cfa: u64) -> Result<u64, StopReason> {
+        match self.row.register(PC) {
+            RegisterRule::Offset(offset) => {
+                word(self.stack, cfa.checked_add_signed(offset).ok_or(StopReason::Inconsistent)?)
+            }
+            _ => self.restored(PC, cfa).ok_or(StopReason::Inconsistent),
+        }
+    }
+
+    /// Returns why the unwinder stops at a frame whose return address could not be read.
+    ///
+    /// Unless its buffer was too small, the copy ends beyond the mark. So a frame whose return
+    /// address is beyond the copy contains the mark: the unwinder has reached the frame that calls
+    /// the inner poll. But such a frame is not validated by its return address. Take a leaf whose
+    /// CFA is relative to rbp, with an rbp that is wrong and far too high: its CFA is beyond the
+    /// copy, too, and the leaf alone would pass for the whole stack. So only a frame of a fixed
+    /// size may be taken for the one at the mark.
+    fn end_beyond(&self, end: StopReason, cfa: u64, mark: u64) -> StopReason {
+        match end {
+            StopReason::Truncated if !self.is_certain(cfa) => StopReason::Inconsistent,
+            StopReason::Truncated if cfa > mark => StopReason::Mark,
+            end => end,
+        }
+    }
+
+    /// Returns whether the frame's size is fixed, so that its end follows from the stack pointer.
+    fn is_certain(&self, cfa: u64) -> bool {
+        match self.row.cfa() {
+            CfaRule::RegisterAndOffset { register: RSP, .. } => true,
+            CfaRule::RegisterAndOffset { register: RBP, offset } => {
+                self.inferred_rbp().and_then(|rbp| rbp.checked_add_signed(*offset)) == Some(cfa)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the frame pointer that the function's prologue has set up.
+    fn inferred_rbp(&self) -> Option<u64> {
+        let height = prologue::frame_pointer_height(self.row.pcs_with_cfa_register(RBP)?)?;
+        self.frame.get(RSP)?.checked_add(height)
+    }
+
+    /// Returns the value of a register in the caller, if it is known.
+    fn restored(&self, register: Register, cfa: u64) -> Option<u64> {
+        match self.row.register(register) {
+            RegisterRule::Undefined => {
+                self.frame.get(register).filter(|_| CALLEE_SAVED.contains(&register.0))
+            }
+            RegisterRule::SameValue => self.frame.get(register),
+            RegisterRule::Offset(offset) => self.saved(register, cfa.checked_add_signed(offset)?),
+            RegisterRule::ValOffset(offset) => cfa.checked_add_signed(offset),
+            RegisterRule::Register(other) => self.frame.get(other),
+            RegisterRule::Expression(expression) => {
+                self.saved(register, self.evaluate(&expression, Some(cfa))?)
+            }
+            RegisterRule::ValExpression(expression) => self.evaluate(&expression, Some(cfa)),
+            _ => None,
+        }
+    }
+
+    /// Returns the value that was saved at an address. Below the stack pointer it is no longer
+    /// saved: an epilogue has already restored it.
+    fn saved(&self, register: Register, address: u64) -> Option<u64> {
+        if Some(address) < self.frame.get(RSP) {
+            self.frame.get(register)
+        } else {
+            self.stack.word(address)
+        }
+    }
+
+    /// Evaluates an expression to an address. Signal frames and the procedure linkage table have
+    /// expressions.
+    fn evaluate(&self, expression: &UnwindExpression<usize>, cfa: Option<u64>) -> Option<u64> {
+        let mut evaluation = self.row.expression(expression)?.evaluation(self.row.encoding());
+        evaluation.set_max_iterations(MAX_EXPRESSION_STEPS);
+        if let Some(cfa) = cfa {
+            evaluation.set_initial_value(cfa);
+        }
+        let mut state = evaluation.evaluate();
+        loop {
+            state = match state.ok()? {
+                EvaluationResult::Complete => break,
+                EvaluationResult::RequiresRegister { register, .. } => {
+                    evaluation.resume_with_register(Value::Generic(self.frame.get(register)?))
+                }
+                EvaluationResult::RequiresMemory { address, size: 8, .. } => {
+                    evaluation.resume_with_memory(Value::Generic(self.stack.word(address)?))
+                }
+                _ => return None,
+            };
+        }
+        match evaluation.as_result() {
+            [piece] => match piece.location {
+                DwarfLocation::Address { address } => Some(address),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}

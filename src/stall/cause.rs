@@ -1,0 +1,49 @@
+use std::fmt;
+
+/// Why a poll took so long.
+///
+/// `Preempted` and `Paused` are host delays: the handler is not at fault.
+///
+/// ```
+/// use tower_stall::Cause;
+///
+/// assert_eq!(Cause::Blocked.as_str(), "blocked");
+/// assert_eq!(Cause::Paused.to_string(), "paused");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Cause {
+    /// The thread was on-CPU.
+    Cpu,
+    /// The thread was off-CPU, in a system call or on a lock.
+    Blocked,
+    /// The thread was runnable, but other threads or the CPU quota of its control group kept it off
+    /// the CPU.
+    Preempted,
+    /// The whole process was stopped.
+    Paused,
+    /// The poll ended before the watchdog sampled it, the report queue was full, or the platform
+    /// does not report the cause.
+    Unknown,
+}
+
+impl Cause {
+    /// Returns the value of the label `cause`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Blocked => "blocked",
+            Self::Preempted => "preempted",
+            Self::Paused => "paused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,184 @@
+//! A stall as text: on one line with `{}`, as a report of several lines with `{:#}`.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Phase, Stall};
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() { self.write_report(f) } else { self.write_line(f) }
+    }
+}
+
+impl Stall {
+    fn write_line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", Headline(self), CauseText(self))?;
+        if let Some(location) = self.location() {
+            write!(f, " at {location}")?;
+        }
+        write!(f, "; {}", InFlight(self.in_flight))?;
+        match self.driver_text() {
+            Some(driver) => write!(f, "; {driver}"),
+            None => Ok(()),
+        }
+    }
+
+    fn write_report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  cause: {}", Headline(self), CauseText(self))?;
+        if let Some(location) = self.location() {
+            write!(f, "\n  at: {location}")?;
+        }
+        write!(f, "\n  {}", InFlight(self.in_flight))?;
+        for text in self.driver_text().into_iter().chain(self.missing()) {
+            write!(f, "\n  {text}")?;
+        }
+        self.frames.iter().try_for_each(|frame| write!(f, "\n    {frame}"))
+    }
+
+    fn driver_text(&self) -> Option<&'static str> {
+        match (self.io_starved, self.rescued) {
+            (true, true) => {
+                Some("the runtime's I/O driver was starved until the watchdog woke another worker")
+            }
+            (true, false) => Some("the runtime's I/O driver was starved"),
+            (false, _) => None,
+        }
+    }
+}
+
+/// Which route stalled which thread, and for how long.
+struct Headline<'a>(&'a Stall);
+
+impl fmt::Display for Headline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stall = self.0;
+        write!(f, "{} {}", stall.method, stall.route)?;
+        if stall.phase == Phase::Body {
+            f.write_str(" (body)")?;
+        }
+        f.write_str(if stall.in_progress { " has been stalling " } else { " stalled " })?;
+        match stall.worker {
+            Some(worker) => write!(f, "worker {worker}")?,
+            None => f.write_str("its thread")?,
+        }
+        write!(f, " for {} (threshold {})", Millis(stall.duration), Millis(stall.threshold))
+    }
+}
+
+/// The cause, with the system call and the detail, if they are known.
+struct CauseText<'a>(&'a Stall);
+
+impl fmt::Display for CauseText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.cause.as_str())?;
+        if let Some(syscall) = self.0.syscall {
+            write!(f, " in `{syscall}`")?;
+        }
+        match &self.0.detail {
+            Some(detail) => write!(f, " ({detail})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number of other requests in flight.
+struct InFlight(usize);
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("no other request was in flight"),
+            1 => f.write_str("1 other request was in flight"),
+            n => write!(f, "{n} other requests were in flight"),
+        }
+    }
+}
+
+/// Milliseconds with as many digits as a reader needs.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        let digits = if millis < 10.0 { 1 } else { 0 };
+        write!(f, "{millis:.digits$} ms")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Cause, Frame, Location, Missing};
+    use super::*;
+
+    fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
+        let location = location.map(|(file, line)| Location { file: file.into(), line });
+        Frame { function: function.into(), location, is_application }
+    }
+
+    /// Creates the stall of the documentation.
+    fn documented() -> Stall {
+        Stall {
+            cause: Cause::Blocked,
+            syscall: Some("recvfrom"),
+            detail: Some("socket to 10.0.0.7:5432".into()),
+            ..Stall::for_tests([
+                frame("recv", None, false),
+                frame("std::net::tcp::TcpStream::read", Some(("std/src/net/tcp.rs", 681)), false),
+                frame("app::billing::invoices", Some(("src/billing.rs", 87)), true),
+            ])
+        }
+    }
+
+    /// Returns the text between the first two markers of a file.
+    fn block<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
+        let (_, rest) = text.split_once(begin).unwrap();
+        rest.split_once(end).unwrap().0
+    }
+
+    #[test]
+    fn the_documented_report_is_what_is_displayed() {
+        let report = format!("{:#}", documented());
+        for document in [
+            include_str!("../../README.md"),
+            include_str!("../docs/front_report.md"),
+            include_str!("../docs/reports.md"),
+        ] {
+            assert_eq!(block(document, "<!-- report -->\n```text\n", "\n```"), report);
+        }
+    }
+
+    #[test]
+    fn a_line_names_route_duration_cause_and_location() {
+        let expected = "GET /report stalled worker 1 for 212 ms (threshold 25 ms): blocked in \
+                        `recvfrom` (socket to 10.0.0.7:5432) at src/billing.rs:87; 37 other \
+                        requests were in flight; the runtime's I/O driver was starved until the \
+                        watchdog woke another worker";
+        assert_eq!(documented().to_string(), expected);
+        let guide = include_str!("../docs/reports.md");
+        assert_eq!(block(guide, "<!-- line -->\n```text\n", "\n```"), expected);
+    }
+
+    #[test]
+    fn a_stall_in_progress_off_the_workers_says_so() {
+        let stall = Stall {
+            in_progress: true,
+            io_starved: false,
+            in_flight: 0,
+            worker: None,
+            phase: Phase::Body,
+            missing: Some(Missing::Running),
+            frames: Arc::from([]),
+            ..documented()
+        };
+        let expected = "GET /report (body) has been stalling its thread for 212 ms \
+                        (threshold 25 ms)\n  \
+                        cause: blocked in `recvfrom` (socket to 10.0.0.7:5432)\n  \
+                        no other request was in flight\n  \
+                        no stack: the thread was running; enable `stack_signals(true)` to sample \
+                        running threads";
+        assert_eq!(format!("{stall:#}"), expected);
+    }
+}

@@ -1,0 +1,85 @@
+//! The JSON shape of a stall. It is part of the public API, and documented at [`Stall`].
+
+use serde::{Serialize, Serializer};
+
+use super::{Cause, Frame, Location, Phase, Stall};
+
+#[derive(Serialize)]
+struct Shape<'a> {
+    method: &'a str,
+    route: &'a str,
+    phase: Phase,
+    duration_seconds: f64,
+    threshold_seconds: f64,
+    in_progress: bool,
+    cause: Cause,
+    syscall: Option<&'a str>,
+    detail: Option<&'a str>,
+    worker: Option<usize>,
+    in_flight: usize,
+    io_starved: bool,
+    rescued: bool,
+    location: Option<&'a Location>,
+    frames: &'a [Frame],
+    missing: Option<&'a str>,
+}
+
+impl Serialize for Stall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let shape = Shape {
+            method: self.method(),
+            route: self.route(),
+            phase: self.phase(),
+            duration_seconds: self.duration().as_secs_f64(),
+            threshold_seconds: self.threshold().as_secs_f64(),
+            in_progress: self.is_in_progress(),
+            cause: self.cause(),
+            syscall: self.syscall(),
+            detail: self.detail(),
+            worker: self.worker(),
+            in_flight: self.in_flight(),
+            io_starved: self.is_io_starved(),
+            rescued: self.is_rescued(),
+            location: self.location(),
+            frames: self.frames(),
+            missing: self.missing(),
+        };
+        shape.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Missing;
+    use super::*;
+
+    #[test]
+    fn the_shape_is_the_documented_one() {
+        let location = Some(Location { file: "src/billing.rs".into(), line: 87 });
+        let frame = Frame { function: "invoices".into(), location, is_application: true };
+        let stall = Stall { missing: Some(Missing::Lines), ..Stall::for_tests([frame]) };
+        let expected = serde_json::json!({
+            "method": "GET",
+            "route": "/report",
+            "phase": "handler",
+            "duration_seconds": 0.2124,
+            "threshold_seconds": 0.025,
+            "in_progress": false,
+            "cause": "unknown",
+            "syscall": null,
+            "detail": null,
+            "worker": 1,
+            "in_flight": 37,
+            "io_starved": true,
+            "rescued": true,
+            "location": { "file": "src/billing.rs", "line": 87 },
+            "frames": [{
+                "function": "invoices",
+                "location": { "file": "src/billing.rs", "line": 87 },
+                "is_application": true,
+            }],
+            "missing": Missing::Lines.as_str(),
+        });
+        assert_eq!(serde_json::to_value(stall).unwrap(), expected);
+    }
+}

@@ -1,0 +1,259 @@
+//! A stall, as it is reported.
+
+mod cause;
+mod display;
+mod frame;
+#[cfg(feature = "serde")]
+mod json;
+mod missing;
+mod phase;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::cause::Cause;
+pub use self::frame::{Frame, Location};
+pub(crate) use self::missing::Missing;
+pub use self::phase::Phase;
+
+/// A poll that took longer than the stall threshold, ended or still in progress.
+///
+/// Returned by [`StallMonitor::recent_stalls`](crate::StallMonitor::recent_stalls), and passed to
+/// [`on_stall`](crate::StallMonitorBuilder::on_stall).
+///
+/// ```
+/// use tower_stall::{Cause, Phase, Stall};
+///
+/// /// Describes a stall that has ended in a handler, for a program's own report.
+/// fn describe(stall: &Stall) -> Option<String> {
+///     if stall.is_in_progress() || stall.phase() != Phase::Handler {
+///         return None;
+///     }
+///     let what = match stall.cause() {
+///         Cause::Blocked => format!("{:?} {:?}", stall.syscall(), stall.detail()),
+///         Cause::Preempted | Cause::Paused => return None,
+///         cause => cause.to_string(),
+///     };
+///     let line = match stall.location() {
+///         Some(location) => location.to_string(),
+///         None => stall.missing().unwrap_or_default().to_owned(),
+///     };
+///     let is_critical = stall.is_io_starved() && !stall.is_rescued();
+///     Some(format!(
+///         "{} {} took {:?} (threshold {:?}) on worker {:?}, beside {} others: {what}, {line}, \
+///          {} frames, critical: {is_critical}",
+///         stall.method(),
+///         stall.route(),
+///         stall.duration(),
+///         stall.threshold(),
+///         stall.worker(),
+///         stall.in_flight(),
+///         stall.frames().len(),
+///     ))
+/// }
+/// ```
+///
+/// # Text
+///
+/// `{}` displays a stall on one line, which is the message of its event. `{:#}` displays the report
+/// of several lines, with the stack.
+///
+/// ```
+/// # fn example(monitor: &tower_stall::StallMonitor) {
+/// for stall in monitor.recent_stalls() {
+///     println!("{stall:#}\n");
+/// }
+/// # }
+/// ```
+///
+/// # JSON
+///
+/// With the feature `serde`, a stall serializes to an object of the following shape. Fields may be
+/// added; `null` means unknown or not applicable.
+///
+/// ```json
+/// {
+///   "method": "GET",
+///   "route": "/report",
+///   "phase": "handler",
+///   "duration_seconds": 0.212,
+///   "threshold_seconds": 0.025,
+///   "in_progress": false,
+///   "cause": "blocked",
+///   "syscall": "recvfrom",
+///   "detail": "socket to 10.0.0.7:5432",
+///   "worker": 1,
+///   "in_flight": 37,
+///   "io_starved": true,
+///   "rescued": true,
+///   "location": { "file": "src/billing.rs", "line": 87 },
+///   "frames": [
+///     {
+///       "function": "app::billing::invoices",
+///       "location": { "file": "src/billing.rs", "line": 87 },
+///       "is_application": true
+///     }
+///   ],
+///   "missing": null
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Stall {
+    pub(crate) method: &'static str,
+    pub(crate) route: Arc<str>,
+    pub(crate) phase: Phase,
+    pub(crate) duration: Duration,
+    pub(crate) threshold: Duration,
+    pub(crate) in_progress: bool,
+    pub(crate) cause: Cause,
+    pub(crate) syscall: Option<&'static str>,
+    pub(crate) detail: Option<Arc<str>>,
+    pub(crate) worker: Option<usize>,
+    pub(crate) in_flight: usize,
+    pub(crate) io_starved: bool,
+    pub(crate) rescued: bool,
+    pub(crate) frames: Arc<[Frame]>,
+    pub(crate) missing: Option<Missing>,
+}
+
+impl Stall {
+    /// Returns the request's method: one of the nine standard methods, `OTHER`, or `TASK` for an
+    /// instrumented task.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// Returns the request's route, or the name of the instrumented task.
+    ///
+    /// `unmatched` if no route matched, `overflow` if the route exceeds
+    /// [`max_routes`](crate::StallMonitorBuilder::max_routes), `unattributed` for a stall outside
+    /// any measured poll.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// Returns whether the handler or the body stalled the thread.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Returns how long the poll took, or has taken so far. Wall clock, monotonic.
+    ///
+    /// The age of the poll while it is in progress. Once it has ended, stalls nested in it, which
+    /// are reported separately, do not count. Neither does the time after a `block_in_place` that
+    /// has handed off the worker.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// Returns the stall threshold that the poll exceeded.
+    #[must_use]
+    pub fn threshold(&self) -> Duration {
+        self.threshold
+    }
+
+    /// Returns whether the poll was still running when it was reported.
+    #[must_use]
+    pub fn is_in_progress(&self) -> bool {
+        self.in_progress
+    }
+
+    /// Returns why the poll took so long. [`Cause::Unknown`] on platforms other than Linux.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Returns the system call that the thread was blocked in, if it is known. Linux only.
+    #[must_use]
+    pub fn syscall(&self) -> Option<&str> {
+        self.syscall
+    }
+
+    /// Returns a detail of the cause: what the file descriptor of the system call refers to, such
+    /// as `socket to 10.0.0.7:5432`, or what kept the thread off the CPU. What a descriptor refers
+    /// to is known only with a stack.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// Returns the index of the stalled worker. `None` for a thread that is not a worker of the
+    /// watched runtime, such as the one that calls `block_on` of a multi-threaded runtime.
+    #[must_use]
+    pub fn worker(&self) -> Option<usize> {
+        self.worker
+    }
+
+    /// Returns the number of other requests in flight on this monitor when the stall ended, or when
+    /// this report of one in progress was made.
+    ///
+    /// It is an upper bound of the requests that were delayed. On a current-thread runtime none of
+    /// them could make progress; on a multi-threaded one some may have run on other workers.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Returns whether the runtime's I/O driver was starved during the stall, in which case no
+    /// timer fires and no socket is serviced. Known on Unix, on runtimes with I/O.
+    #[must_use]
+    pub fn is_io_starved(&self) -> bool {
+        self.io_starved
+    }
+
+    /// Returns whether another worker took over the I/O driver after the watchdog woke it.
+    #[must_use]
+    pub fn is_rescued(&self) -> bool {
+        self.rescued
+    }
+
+    /// Returns the line of the innermost application frame, if a stack was captured; see
+    /// [`guide::compatibility`](crate::guide::compatibility) for the platforms.
+    #[must_use]
+    pub fn location(&self) -> Option<&Location> {
+        self.frames.iter().find(|frame| frame.is_application).and_then(Frame::location)
+    }
+
+    /// Returns the stack from the innermost call to the handler; empty if none was captured.
+    ///
+    /// A stack of more than 512 calls, or of more than 64 KiB, is cut off at its outer end.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// Returns why there is no line of code, or no stack at all, and what to do about it. `None` if
+    /// both are present, or if the host caused the stall.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.map(Missing::as_str)
+    }
+}
+
+#[cfg(test)]
+impl Stall {
+    pub(crate) fn for_tests<const N: usize>(frames: [Frame; N]) -> Self {
+        Self {
+            method: "GET",
+            route: "/report".into(),
+            phase: Phase::Handler,
+            duration: Duration::from_micros(212_400),
+            threshold: Duration::from_millis(25),
+            in_progress: false,
+            cause: Cause::Unknown,
+            syscall: None,
+            detail: None,
+            worker: Some(1),
+            in_flight: 37,
+            io_starved: true,
+            rescued: true,
+            frames: frames.into(),
+            missing: None,
+        }
+    }
+}

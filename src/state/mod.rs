@@ -1,0 +1,222 @@
+//! The state of one monitor that its layers and its threads share.
+
+mod collapsed_stacks;
+mod history;
+mod message;
+mod queue;
+mod scan_progress;
+mod stack_samples;
+mod stall_in_progress;
+mod token_bucket;
+mod watchdog_delays;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+pub(crate) use self::history::History;
+pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
+pub(crate) use self::stack_samples::{StackSample, weighted};
+pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
+pub(crate) use self::token_bucket::TokenBucket;
+pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
+
+use self::queue::ReportQueue;
+use self::scan_progress::ScanProgress;
+use crate::os::Clock;
+use crate::routes::{RouteId, RouteLabelFn, Routes};
+use crate::shard::{
+    BucketBounds, Notifier, PollContext, PollId, PollInfo, RouteTotals, Shard, Shards, Thresholds,
+};
+use crate::stacks::CapturePool;
+
+pub(crate) struct MonitorState {
+    pub(crate) clock: Clock,
+    pub(crate) bounds: BucketBounds,
+    pub(crate) routes: Routes,
+    pub(crate) route_label: Option<RouteLabelFn>,
+    pub(crate) route_label_first: bool,
+    pub(crate) shards: Shards,
+    pub(crate) runtime: Handle,
+    pub(crate) runtime_name: Arc<str>,
+    pub(crate) thresholds: Arc<Thresholds>,
+    pub(crate) notifier: Arc<Notifier>,
+    pub(crate) queue: ReportQueue,
+    pub(crate) history: History,
+    pub(crate) capture_pool: CapturePool,
+    pub(crate) delays: WatchdogDelays,
+    /// The unmeasured poll that occupies each worker.
+    pub(crate) unattributed: Box<[UnattributedPoll]>,
+    /// Why no stacks are captured, if none are.
+    pub(crate) stacks_missing: Option<&'static str>,
+    /// Whether the builder requests stacks and the build includes them.
+    pub(crate) stacks_requested: bool,
+    pub(crate) stack_signals: bool,
+    pub(crate) scanned_until: ScanProgress,
+}
+
+/// The builder's options that outlive the builder.
+pub(crate) struct Options {
+    pub(crate) runtime_name: String,
+    pub(crate) max_routes: usize,
+    pub(crate) route_label: Option<RouteLabelFn>,
+    pub(crate) route_label_first: bool,
+    pub(crate) stacks: bool,
+    pub(crate) stack_signals: bool,
+}
+
+impl MonitorState {
+    pub(crate) fn new(clock: Clock, runtime: Handle, options: Options) -> Self {
+        let routes = Routes::new(options.max_routes);
+        let context = PollContext {
+            bounds: BucketBounds::new(&clock),
+            notifier: Arc::default(),
+            thresholds: Arc::default(),
+            clock,
+        };
+        let workers = runtime.metrics().num_workers();
+        let stacks_missing = options.stacks_missing();
+        Self {
+            clock: context.clock.clone(),
+            bounds: context.bounds.clone(),
+            thresholds: Arc::clone(&context.thresholds),
+            notifier: Arc::clone(&context.notifier),
+            shards: Shards::new(routes.len(), context),
+            routes,
+            runtime,
+            queue: ReportQueue::default(),
+            history: History::default(),
+            capture_pool: CapturePool::new(stacks_missing.is_none()),
+            delays: WatchdogDelays::default(),
+            unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
+            stacks_missing,
+            stacks_requested: options.stacks && cfg!(feature = "stacks"),
+            stack_signals: options.stack_signals,
+            runtime_name: options.runtime_name.into(),
+            route_label: options.route_label,
+            route_label_first: options.route_label_first,
+            scanned_until: ScanProgress::new(),
+        }
+    }
+
+    /// Returns the stall threshold in ticks.
+    #[inline]
+    pub(crate) fn threshold(&self) -> u64 {
+        self.thresholds.stall()
+    }
+
+    pub(crate) fn set_threshold(&self, threshold: Duration) {
+        self.thresholds.set_stall(self.clock.ticks(threshold).max(1), self.bounds.first());
+    }
+
+    /// Records in a shard which worker of the watched runtime the current thread is, if any.
+    pub(crate) fn update_worker_index(&self, shard: &Shard) {
+        let is_watched =
+            Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id());
+        shard.set_worker(is_watched.then(tokio::runtime::worker_index).flatten());
+    }
+
+    pub(crate) fn totals(&self, route: RouteId) -> RouteTotals {
+        RouteTotals::read(self.shards.counters(route))
+    }
+
+    /// Returns the number of requests in flight, without one of `route` that has stalled.
+    pub(crate) fn other_requests_in_flight(&self, route: RouteId) -> usize {
+        let own = usize::from(!self.routes.is_task(route));
+        self.shards.requests_in_flight().saturating_sub(own)
+    }
+
+    // === polls in progress ===
+
+    /// Returns the measured polls in progress, with their shard and their age in ticks.
+    pub(crate) fn polls_in_progress(&self) -> impl Iterator<Item = (&Shard, PollInfo, u64)> {
+        self.shards.iter().filter_map(|shard| {
+            let poll = shard.current_poll.read()?;
+            Some((&**shard, poll, self.clock.now().saturating_sub(poll.start)))
+        })
+    }
+
+    /// Returns the stalls in progress, measured or not.
+    pub(crate) fn stalls_in_progress(&self) -> impl Iterator<Item = StallInProgress<'_>> {
+        let (threshold, now) = (self.threshold(), self.clock.now());
+        let polls = self
+            .polls_in_progress()
+            .map(|(shard, poll, age)| StallInProgress::measured(shard, poll, age));
+        let unattributed = self
+            .unattributed
+            .iter()
+            .enumerate()
+            .filter_map(move |(worker, poll)| StallInProgress::unattributed(worker, poll, now));
+        polls
+            .filter(move |stall| stall.age > threshold)
+            .chain(unattributed)
+            .filter(|stall| !stall.observations.is_handed_off(stall.poll.start))
+    }
+
+    /// Returns whether a poll is still running.
+    pub(crate) fn is_running(&self, id: PollId) -> bool {
+        let is_current = |shard: &Shard| {
+            shard.current_poll.read().is_some_and(|poll| shard.poll_id(poll.start) == id)
+        };
+        let mut unattributed = self
+            .unattributed
+            .iter()
+            .enumerate()
+            .filter_map(|(worker, poll)| Some(UnattributedPoll::id(worker, poll.start()?)));
+        self.shards.iter().any(|shard| is_current(shard)) || unattributed.any(|other| other == id)
+    }
+
+    /// Records that a poll has handed off its worker.
+    pub(crate) fn set_handed_off(&self, id: PollId) {
+        let measured = self
+            .shards
+            .iter()
+            .filter(|shard| shard.poll_id(id.start) == id)
+            .map(|shard| &shard.observations);
+        let unattributed = self
+            .unattributed
+            .iter()
+            .enumerate()
+            .filter(|(worker, _)| UnattributedPoll::id(*worker, id.start) == id)
+            .map(|(_, poll)| &poll.observations);
+        measured.chain(unattributed).for_each(|observations| observations.set_handed_off(id.start));
+    }
+}
+
+impl Options {
+    fn stacks_missing(&self) -> Option<&'static str> {
+        if self.stacks {
+            crate::stacks::unsupported()
+        } else {
+            Some("no stack: stacks are disabled")
+        }
+    }
+}
+
+impl fmt::Debug for MonitorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MonitorState").field("runtime", &self.runtime_name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Creates the state of a monitor on a runtime that does not run.
+    pub(crate) fn state(clock: Clock) -> Arc<MonitorState> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let options = Options {
+            runtime_name: "test".into(),
+            max_routes: 8,
+            route_label: None,
+            route_label_first: false,
+            stacks: false,
+            stack_signals: false,
+        };
+        Arc::new(MonitorState::new(clock, runtime.handle().clone(), options))
+    }
+}

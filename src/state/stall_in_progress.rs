@@ -1,0 +1,111 @@
+//! A stall in progress: of a measured poll, or of a worker that unmeasured code occupies.
+
+use super::MonitorState;
+use super::message::{EndedStall, InProgressReport, StallMessage};
+use crate::routes::Routes;
+use crate::shard::{PollId, PollInfo, PollObservations, Shard};
+use crate::stall::Phase;
+use crate::sync::{AtomicU64, Ordering};
+use crate::trace::SpanRef;
+
+/// A poll in progress that may be a stall.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StallInProgress<'a> {
+    pub(crate) id: PollId,
+    pub(crate) poll: PollInfo,
+    /// In ticks.
+    pub(crate) age: u64,
+    pub(crate) worker: Option<usize>,
+    pub(crate) observations: &'a PollObservations,
+}
+
+/// The unmeasured poll that occupies one worker. Written by the watchdog.
+#[derive(Debug, Default)]
+pub(crate) struct UnattributedPoll {
+    /// When it began, in ticks; 0 if there is none. Relaxed: `observations` holds the time of the
+    /// poll that each of its values belongs to.
+    start: AtomicU64,
+    pub(crate) observations: PollObservations,
+}
+
+// === impl StallInProgress ===
+
+impl<'a> StallInProgress<'a> {
+    pub(crate) fn measured(shard: &'a Shard, poll: PollInfo, age: u64) -> Self {
+        let id = shard.poll_id(poll.start);
+        Self { id, poll, age, worker: shard.worker(), observations: &shard.observations }
+    }
+
+    /// Returns the unmeasured poll that occupies a worker, if there is one.
+    pub(crate) fn unattributed(
+        worker: usize,
+        poll: &'a UnattributedPoll,
+        now: u64,
+    ) -> Option<Self> {
+        let start = poll.start()?;
+        Some(Self {
+            id: UnattributedPoll::id(worker, start),
+            poll: UnattributedPoll::info(start),
+            age: now.saturating_sub(start),
+            worker: Some(worker),
+            observations: &poll.observations,
+        })
+    }
+
+    pub(crate) fn to_report(self, monitor: &MonitorState) -> InProgressReport {
+        InProgressReport { stall: self.to_message(monitor) }
+    }
+
+    fn to_message(self, monitor: &MonitorState) -> StallMessage {
+        let Self { id, poll, age, worker, observations } = self;
+        StallMessage {
+            id,
+            poll,
+            ticks: age,
+            threshold: monitor.threshold(),
+            worker,
+            in_flight: monitor.other_requests_in_flight(poll.route),
+            io_starved: observations.is_starved(poll.start),
+            rescued: observations.is_rescued(poll.start),
+            breakdown: observations.breakdown(poll.start),
+        }
+    }
+}
+
+// === impl UnattributedPoll ===
+
+impl UnattributedPoll {
+    pub(crate) fn start(&self) -> Option<u64> {
+        let start = self.start.load(Ordering::Relaxed);
+        (start != 0).then_some(start)
+    }
+
+    pub(crate) fn begin(&self, start: u64) {
+        self.start.store(start, Ordering::Relaxed);
+    }
+
+    /// Ends the poll, if there is one, with one message to the reporter.
+    pub(crate) fn end(&self, monitor: &MonitorState, worker: usize, now: u64) {
+        let Some(active) = StallInProgress::unattributed(worker, self, now) else { return };
+        self.start.store(0, Ordering::Relaxed);
+        let stall = active.to_message(monitor);
+        // A stall that the full queue rejects is counted there; it has no route counters on this
+        // thread.
+        let _ = monitor.queue.push_ended(EndedStall { stall, end: now, span: SpanRef::none() });
+    }
+
+    /// No shard has an address as small as the index of a worker.
+    pub(super) fn id(worker: usize, start: u64) -> PollId {
+        PollId { shard: worker, start }
+    }
+
+    fn info(start: u64) -> PollInfo {
+        PollInfo {
+            route: Routes::UNATTRIBUTED,
+            phase: Phase::Handler,
+            start,
+            span: 0,
+            stack_mark: u64::MAX,
+        }
+    }
+}

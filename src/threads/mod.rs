@@ -1,0 +1,122 @@
+//! The threads and tasks of a monitor, from their start to their end.
+
+mod drivers;
+mod running;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::AbortHandle;
+
+use self::drivers::Drivers;
+use self::running::Threads;
+use crate::error::Error;
+use crate::export::Exporter;
+use crate::report::{Hook, Reporter};
+use crate::stacks::StackSampler;
+use crate::state::{MonitorState, Notice};
+use crate::watchdog::{Lag, Rescuer, Watchdog, WatchdogStats, discover_workers, probe};
+
+/// Keeps the threads and tasks of one monitor running. They end when it is dropped.
+pub(crate) struct MonitorGuard {
+    monitor: Arc<MonitorState>,
+    tasks: [AbortHandle; 2],
+    threads: Threads,
+}
+
+// === impl MonitorGuard ===
+
+impl MonitorGuard {
+    pub(crate) fn start(
+        monitor: MonitorState,
+        hook: Option<Hook>,
+        reports_per_minute: u32,
+        rescue: bool,
+    ) -> Result<Self, Error> {
+        let monitor = Arc::new(monitor);
+        let drivers = Drivers::of(&monitor.runtime)?;
+        if !drivers.timer {
+            return Err(Error::no_timer());
+        }
+        if !drivers.io {
+            monitor.queue.push_notice(Notice::NoIoDriver);
+        }
+        if monitor.stacks_requested && monitor.stacks_missing.is_some() {
+            monitor.queue.push_notice(Notice::NoStacks);
+        }
+        let signals = monitor.stack_signals && monitor.stacks_missing.is_none();
+        let sampler = StackSampler::new(signals).map_err(Error::signal)?;
+        let (lag, stats) = (Arc::<Lag>::default(), Arc::<WatchdogStats>::default());
+        let exporter = Exporter::new(&monitor, Arc::clone(&lag), Arc::clone(&stats));
+        let reporter = Reporter::new(Arc::clone(&monitor), exporter, hook, reports_per_minute);
+
+        let rescue = rescue && has_other_workers(&monitor.runtime);
+        let (rescuer, rescue_loop, sentinel) =
+            Rescuer::new(Arc::clone(&monitor), drivers.io, rescue).map_err(Error::thread)?;
+        let watchdog = Watchdog::new(Arc::clone(&monitor), stats, rescuer.clone(), sampler);
+
+        let threads = Threads::default();
+        let spawn_all = || {
+            rescuer.set_thread(threads.spawn("tower-stall-rescue", || rescue_loop.run())?);
+            monitor.queue.set_thread(threads.spawn("tower-stall-report", || reporter.run())?);
+            monitor.notifier.set_thread(threads.spawn("tower-stall-watch", || watchdog.run())?);
+            Ok(())
+        };
+        if let Err(error) = spawn_all() {
+            // The watchdog would have ended the others.
+            rescuer.close();
+            monitor.queue.close();
+            return Err(Error::thread(error));
+        }
+        let tasks = [
+            monitor.runtime.spawn(probe_and_discover(&monitor, lag)).abort_handle(),
+            monitor.runtime.spawn(sentinel.run()).abort_handle(),
+        ];
+        Ok(Self { monitor, tasks, threads })
+    }
+
+    #[inline]
+    pub(crate) fn monitor(&self) -> &Arc<MonitorState> {
+        &self.monitor
+    }
+
+    /// Ends the tasks and asks the threads to end, without waiting for them.
+    pub(crate) fn close(&self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.monitor.notifier.close();
+    }
+
+    /// Joins the threads, unless one of them takes longer than a timeout to end.
+    pub(crate) fn join(&self, timeout: Duration) {
+        self.threads.join(timeout);
+    }
+}
+
+impl fmt::Debug for MonitorGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.monitor.fmt(f)
+    }
+}
+
+impl Drop for MonitorGuard {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Returns the future of the lag probe, which also discovers workers.
+fn probe_and_discover(
+    monitor: &Arc<MonitorState>,
+    lag: Arc<Lag>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (clock, bounds) = (monitor.clock.clone(), monitor.bounds.clone());
+    let monitor = Arc::clone(monitor);
+    probe(lag, clock, bounds, move |round| discover_workers(&monitor, round))
+}
+
+/// Returns whether another worker could take over the I/O driver.
+fn has_other_workers(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() != RuntimeFlavor::CurrentThread && runtime.metrics().num_workers() > 1
+}

@@ -1,0 +1,147 @@
+//! The inspection of a poll that may become a stall: samples its thread, captures its stack, and
+//! sends a report that is due.
+
+use std::sync::Arc;
+
+use tokio::runtime::RuntimeMetrics;
+
+use super::timing::{FIRST_REPORT_AGE, MAX_CAPTURE_INTERVAL, MAX_PERIOD, SUSPECT_AGE};
+use super::worker_counters::worker_counters;
+use crate::os::{self, SchedStat, ThreadState, Tid};
+use crate::routes::Routes;
+use crate::shard::{PollInfo, Shard, ThreadSample};
+use crate::stacks::{CaptureRequest, CaptureResult, StackSampler, TargetThread};
+use crate::state::{MonitorState, StallInProgress};
+
+pub(super) struct PollInspector {
+    monitor: Arc<MonitorState>,
+    sampler: StackSampler,
+    metrics: RuntimeMetrics,
+    /// Whether there are stacks that the reporter has not been notified of.
+    has_captures: bool,
+}
+
+/// A thread as it was sampled a moment ago.
+pub(super) struct SampledThread {
+    target: TargetThread,
+    sample: ThreadSample,
+}
+
+// === impl PollInspector ===
+
+impl PollInspector {
+    pub(super) fn new(monitor: Arc<MonitorState>, sampler: StackSampler) -> Self {
+        let metrics = monitor.runtime.metrics();
+        Self { monitor, sampler, metrics, has_captures: false }
+    }
+
+    /// Inspects a measured poll once it is so old that, if it ends just over the threshold, it has
+    /// a cause and a line.
+    pub(super) fn inspect(&mut self, shard: &Shard, poll: PollInfo, age: u64) {
+        if age < self.suspect_age() {
+            return;
+        }
+        let stall = StallInProgress::measured(shard, poll, age);
+        let thread = shard.tid().and_then(|tid| self.sample_thread(tid, poll.start + age));
+        // If the poll has ended meanwhile, the sample is not of this poll.
+        if shard.current_poll.read() == Some(poll) {
+            self.observe(&stall, thread);
+        }
+    }
+
+    /// Samples what a thread is doing now.
+    pub(super) fn sample_thread(&self, tid: Tid, now: u64) -> Option<SampledThread> {
+        let sched_stat = os::sched_stat(tid)?;
+        let (state, cpu) = (os::thread_state(tid)?, os::cpu_time(tid)?);
+        let blocked_in = match state {
+            ThreadState::Blocked(blocked) => Some(blocked.syscall),
+            ThreadState::Running => None,
+        };
+        let at = self.monitor.clock.duration(now);
+        let sample = ThreadSample { at, cpu, run_delay: sched_stat.run_delay, blocked_in };
+        Some(SampledThread { target: TargetThread { tid, state, sched_stat }, sample })
+    }
+
+    /// Records a sample of a poll in progress, captures its stack and sends a report, if they are
+    /// due.
+    pub(super) fn observe(&mut self, stall: &StallInProgress<'_>, thread: Option<SampledThread>) {
+        let (observations, start) = (stall.observations, stall.poll.start);
+        observations.begin(start, self.monitor.clock.ticks(FIRST_REPORT_AGE));
+        let is_report_due =
+            stall.age > self.monitor.threshold() && observations.take_report(stall.age);
+        if let Some(thread) = thread {
+            let is_measured = stall.poll.route != Routes::UNATTRIBUTED;
+            let worker = stall.worker.filter(|_| is_measured);
+            let counters = worker.and_then(|worker| worker_counters(&self.metrics, worker));
+            observations.record(start, &thread.sample, counters);
+            self.capture_if_due(stall, &thread.target, is_report_due);
+        }
+        if is_report_due && !observations.is_handed_off(start) {
+            self.monitor.queue.push_in_progress(stall.to_report(&self.monitor));
+        }
+    }
+
+    fn capture_if_due(
+        &mut self,
+        stall: &StallInProgress<'_>,
+        target: &TargetThread,
+        is_report_due: bool,
+    ) {
+        let (monitor, observations, age) = (&self.monitor, stall.observations, stall.age);
+        let is_blocked = matches!(target.state, ThreadState::Blocked(_));
+        let is_due =
+            age >= self.first_capture_age() && observations.is_capture_due(age, is_blocked);
+        if !(is_report_due || is_due) {
+            return;
+        }
+        let interval = age.min(monitor.clock.ticks(MAX_CAPTURE_INTERVAL));
+        if monitor.stacks_missing.is_some() {
+            if monitor.stacks_requested {
+                monitor.capture_pool.count(CaptureResult::Unsupported);
+            }
+            observations.set_next_capture(is_blocked, age + interval);
+            return;
+        }
+        let request = CaptureRequest { id: stall.id, age, stack_mark: stall.poll.stack_mark };
+        let is_captured = self
+            .sampler
+            .capture(&monitor.capture_pool, request, target, |id| monitor.is_running(id));
+        self.has_captures |= is_captured;
+        // A torn stack, or a signal without an answer, is tried again at the next scan.
+        if is_captured || !(is_blocked || monitor.stack_signals) {
+            observations.set_next_capture(is_blocked, age + interval);
+        }
+    }
+
+    /// Collects the stack that a signal has delivered since the last scan.
+    pub(super) fn collect(&mut self) {
+        let monitor = &self.monitor;
+        self.has_captures |=
+            self.sampler.collect(&monitor.capture_pool, |id| monitor.is_running(id));
+    }
+
+    /// Returns whether stacks were captured since the last call.
+    pub(super) fn take_captured(&mut self) -> bool {
+        std::mem::take(&mut self.has_captures)
+    }
+
+    /// Returns the age at which inspection of a poll begins, in ticks.
+    pub(super) fn suspect_age(&self) -> u64 {
+        self.monitor.clock.ticks(SUSPECT_AGE).min(self.monitor.threshold() / 2)
+    }
+
+    /// Returns the age at which the stack of a poll is first captured, in ticks: at the last scan
+    /// before the threshold.
+    fn first_capture_age(&self) -> u64 {
+        let threshold = self.monitor.threshold();
+        threshold.saturating_sub(self.monitor.clock.ticks(MAX_PERIOD)).max(threshold / 2)
+    }
+}
+
+// === impl SampledThread ===
+
+impl SampledThread {
+    pub(super) fn state(&self) -> (ThreadState, SchedStat) {
+        (self.target.state, self.target.sched_stat)
+    }
+}

@@ -1,0 +1,21 @@
+//! The watchdog: a thread that detects stalls while they are in progress, one that resolves driver
+//! starvation, and probes inside the runtime.
+
+mod discovery;
+mod inspector;
+mod io_driver;
+mod lag;
+mod mode;
+mod self_check;
+mod stats;
+mod thread;
+mod timing;
+mod worker_counters;
+mod worker_state;
+mod workers;
+
+pub(crate) use self::discovery::discover_workers;
+pub(crate) use self::io_driver::{Rescuer, Sentinel};
+pub(crate) use self::lag::{Lag, LagSnapshot, probe};
+pub(crate) use self::stats::WatchdogStats;
+pub(crate) use self::thread::Watchdog;
