@@ -1,4 +1,4 @@
-//! A dashboard: its variables, annotations and links, and the place of each panel.
+//! A dashboard: its variables, annotations and links, and the layout of its panels.
 
 use serde_json::{Value, json};
 
@@ -6,20 +6,23 @@ use crate::File;
 use crate::panel::Panel;
 use crate::variable::{self, Variable, datasource};
 
-/// The links at the top lead to all dashboards with it.
+/// The menu at the top lists all dashboards with this tag.
 const TAG: &str = "tower-stall";
+/// The stalls that ended within a minute, by route.
+const STALLS: &str = "sum by (job, method, route) (changes(\
+    tower_stall_duration_seconds_count{job=~\"$job\", instance=~\"$instance\"}[1m])) > 0";
 const HOME: &str = "https://github.com/tower-stall/tower-stall/blob/main";
 
 #[derive(Debug)]
 pub(crate) struct Dashboard {
-    /// Stable: alerts, data links and bookmarks have it in their addresses.
+    /// Must not change: it is part of the URLs in alerts, data links and bookmarks.
     pub(crate) uid: &'static str,
     pub(crate) title: &'static str,
     pub(crate) description: &'static str,
-    /// The name of the file, without `.json`.
+    /// Name of the file, without `.json`.
     pub(crate) file: &'static str,
     pub(crate) variables: &'static [Variable],
-    /// From top to bottom; the panels of a row have one height, and fill 24 columns.
+    /// Rows from top to bottom. The panels of a row have the same height and fill 24 columns.
     pub(crate) rows: Vec<Vec<Panel>>,
 }
 
@@ -31,8 +34,9 @@ impl Dashboard {
     }
 
     fn json(&self) -> Value {
-        let variables: Vec<_> =
-            std::iter::once(variable::datasources()).chain(self.variables.iter().map(|it| it.json())).collect();
+        let variables: Vec<_> = std::iter::once(variable::datasources())
+            .chain(self.variables.iter().map(|it| it.json()))
+            .collect();
         json!({
             "uid": self.uid,
             "title": self.title,
@@ -99,7 +103,7 @@ fn annotations() -> Value {
             "name": "Stalls",
             "datasource": datasource(),
             "enable": false,
-            "expr": r#"sum by (job, method, route) (changes(tower_stall_duration_seconds_count{job=~"$job", instance=~"$instance"}[1m])) > 0"#,
+            "expr": STALLS,
             "iconColor": "orange",
             "titleFormat": "stalls of {{method}} {{route}}",
             "textFormat": "{{job}}",
@@ -137,6 +141,6 @@ fn links() -> Value {
             "url": "",
         },
         page("Runbook", "docs/runbook.md"),
-        page("The line of code", "docs/runbook.md#from-a-route-to-its-line-of-code"),
+        page("Find the line of code", "docs/runbook.md#from-a-route-to-its-line-of-code"),
     ])
 }

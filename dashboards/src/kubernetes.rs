@@ -1,4 +1,5 @@
-//! The same rules and dashboards, as the Prometheus operator and Grafana's sidecar want them.
+//! The rules and dashboards as Kubernetes resources, for the Prometheus operator and Grafana's
+//! sidecar.
 
 use std::path::Path;
 use std::{fs, io};
@@ -11,30 +12,32 @@ pub(crate) fn files(root: &Path, dashboards: &[File]) -> io::Result<Vec<File>> {
     let mut groups = String::new();
     for name in RULES {
         let text = fs::read_to_string(root.join("rules").join(name))?;
-        let (head, rules) =
-            text.split_once("groups:\n").ok_or_else(|| io::Error::other(format!("{name} has no groups")))?;
+        let (head, rules) = text
+            .split_once("groups:\n")
+            .ok_or_else(|| io::Error::other(format!("{name} has no groups")))?;
         groups.push_str(&indented(head, "    "));
         groups.push_str(&indented(rules, "  "));
     }
-    let rules = File { path: "kubernetes/prometheusrule.yaml".into(), text: RULE.to_owned() + &groups };
+    let rules =
+        File { path: "kubernetes/prometheusrule.yaml".into(), text: RULE.to_owned() + &groups };
     Ok(std::iter::once(rules).chain(std::iter::once(config_map(dashboards))).collect())
 }
 
 const RULE: &str = "\
-# Made from rules/*.yaml by `./x dashboards`.
+# Generated from rules/*.yaml by `./x dashboards`.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
   name: tower-stall
   labels:
-    # kube-prometheus-stack takes rules with the label of its release: change it to yours.
+    # kube-prometheus-stack selects rules by the label of its release: change it to yours.
     release: kube-prometheus-stack
 spec:
   groups:
 ";
 
 const CONFIG_MAP: &str = "\
-# Made from *.json by `./x dashboards`. Grafana's sidecar takes what has the label.
+# Generated from *.json by `./x dashboards`. Grafana's sidecar selects it by its label.
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -55,6 +58,8 @@ fn config_map(dashboards: &[File]) -> File {
     File { path: "kubernetes/dashboards.yaml".into(), text }
 }
 
-fn indented(text: &str, by: &str) -> String {
-    text.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{by}{line}\n") }).collect()
+fn indented(text: &str, indent: &str) -> String {
+    text.lines()
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{indent}{line}\n") })
+        .collect()
 }

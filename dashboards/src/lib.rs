@@ -1,36 +1,38 @@
-//! Grafana dashboards and Kubernetes files of tower-stall, made from one source.
+//! Generates the Grafana dashboards and Kubernetes files of tower-stall.
 //!
-//! `./x dashboards` writes them; a test fails where a file is not what it would write. The rules under `rules/` are kept by hand.
+//! `./x dashboards` writes them, and a test fails if a file differs from what it would write. The
+//! rules under `rules/` are maintained by hand.
 
 mod dashboard;
+mod host_delay;
 mod instance;
 mod kubernetes;
 mod links;
-mod machine;
 mod overview;
 mod panel;
+mod promql;
 mod route;
-mod stolen_table;
+mod stall_tables;
 mod variable;
 
 use std::path::{Path, PathBuf};
 
 use self::dashboard::Dashboard;
 
-/// One file that is written, relative to this directory.
+/// A generated file.
 #[derive(Debug)]
 pub struct File {
-    /// Where it is kept.
+    /// Path relative to the root of this crate.
     pub path: PathBuf,
-    /// What it holds.
+    /// Contents of the file.
     pub text: String,
 }
 
-/// All files that are written, given the rules, which are read from `rules/` under `root`.
+/// Returns all generated files. Reads the rules from `rules/` under `root`.
 ///
 /// # Errors
 ///
-/// If the rules cannot be read.
+/// Returns an error if the rules cannot be read.
 pub fn files(root: &Path) -> std::io::Result<Vec<File>> {
     let dashboards = [overview::dashboard(), route::dashboard(), instance::dashboard()];
     let mut files: Vec<_> = dashboards.iter().map(Dashboard::file).collect();

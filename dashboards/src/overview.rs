@@ -1,272 +1,306 @@
-//! The fleet: is the event loop healthy, who steals its time, who waits.
+//! The fleet: the state of its event loops, the routes that stall them, and the requests delayed.
 
 use serde_json::json;
 
 use crate::dashboard::Dashboard;
+use crate::host_delay;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_STALLS, TO_ROUTE};
-use crate::machine;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW, link};
-use crate::stolen_table;
+use crate::promql::{BY_CODE, buckets, quantile, rate};
+use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB};
 
 pub(crate) fn dashboard() -> Dashboard {
     Dashboard {
         uid: "event-loop-overview",
         title: "Event loop / Overview",
-        description: "Whether the event loops of a fleet are healthy, which routes hold their worker threads, and who waits. \
-            Read it from top to bottom: the verdicts show the worst moment of the time shown; the table names the culprits, and leads to \
-            their dashboards; below is what the others feel of it.",
+        description: "Whether the event loops of a fleet are healthy, which routes stall their \
+            worker threads, and which requests wait. Read it from top to bottom: the first row \
+            shows the worst moment of the selected time range, the table names the routes at fault \
+            and links to their dashboards, and the panels below show the effect on other requests.",
         file: "overview",
         variables: &[JOB, INSTANCE],
         rows: vec![
-            verdicts(),
-            vec![stolen_table::by_route().size(14, 10), states()],
-            vec![stolen(), waits()],
+            stats(),
+            vec![stall_tables::by_route().size(14, 10), timeline()],
+            vec![stall_time(), latency()],
             vec![polls(), lag()],
             vec![causes(), instances()],
-            vec![utilization(), queue(), blocking_pool()],
+            vec![utilization(), queue_depth(), blocking_pool()],
         ],
     }
 }
 
-fn verdicts() -> Vec<Panel> {
+fn stats() -> Vec<Panel> {
+    let stalled = rate("job", &stall_seconds());
+    let workers = "sum by (job) (tower_stall_workers{$instance})";
+    let lag =
+        quantile("0.99", "job, instance, runtime, probe", "tower_stall_lag_seconds", "{$instance}");
+    let ticks = rate("job, instance", "tower_stall_watchdog_ticks_total{$instance}");
     vec![
-        Panel::verdict(
+        Panel::peak(
             "Longest stall in progress",
-            "The oldest poll that has not returned, at the worst scrape of the time shown. Above 5 s a worker is wedged: see the table for \
-            its route. Stalls that fit between two scrapes are not in here, but in all that follows.",
+            "Age of the oldest stall in progress, at the worst scrape of the selected time range. \
+            Above 5 s the worker counts as wedged; the table below names the route. Stalls shorter \
+            than the scrape interval may be missing here, but not in the other panels.",
         )
         .query("in progress", "max(tower_stall_in_progress_seconds{$instance})")
-        .nothing("no instance")
+        .no_value("no instance")
         .unit("s")
-        .below(GREEN)
-        .from(0.1, YELLOW)
-        .from(1.0, ORANGE)
-        .from(5.0, RED),
-        Panel::verdict(
-            "Worker time stolen by code",
-            "The share of all worker time of the worst job that went into stalls of the code's own making, at the worst moment. 1 % is the budget of \
-            the alerts; at 10 % they page. A stall that goes on is not in here, but beside.",
+        .base_color(GREEN)
+        .threshold(0.1, YELLOW)
+        .threshold(1.0, ORANGE)
+        .threshold(5.0, RED),
+        Panel::peak(
+            "Worker time in stalls",
+            "Share of all worker time of the worst job that was spent in stalls caused by its own \
+            code, at the worst moment. The budget of the alerts is 1 %; they page at 10 %. Stalls \
+            in progress are not included; see the panel to the left.",
         )
-        .query(
-            "stolen",
-            "max(\n  (sum by (job) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * sum by (job) (tower_stall_workers{$instance}))\n  / sum by (job) (tower_stall_workers{$instance})\n)",
-        )
-        .nothing("no instance")
+        .query("stalled", &format!("max(\n  ({stalled} or 0 * {workers})\n  / {workers}\n)"))
+        .no_value("no instance")
         .unit("percentunit")
         .decimals(1)
-        .below(GREEN)
-        .from(0.01, ORANGE)
-        .from(0.1, RED),
-        Panel::verdict(
-            "Lag, 99th percentile",
-            "How late the worst runtime ran what was ready, at the worst moment. A timer is at least 1 ms late, as tokio's steps are.",
+        .base_color(GREEN)
+        .threshold(0.01, ORANGE)
+        .threshold(0.1, RED),
+        Panel::peak(
+            "Lag (p99)",
+            "How late the worst runtime ran ready tasks and timers, at the worst moment. An idle \
+            runtime shows about 1 ms, because that is the resolution of tokio's timers.",
+        )
+        .query("lag", &format!("max({lag})"))
+        .no_value("no instance")
+        .unit("s")
+        .base_color(GREEN)
+        .threshold(0.1, ORANGE)
+        .threshold(0.5, RED),
+        Panel::peak(
+            "Schedule latency (p99)",
+            "Time from the wake of a request to its next poll, 99th percentile over all requests, \
+            at the worst moment. These requests are the victims of stalls. Requests that wait for \
+            a socket while the I/O driver is starved are not included; they show as timer lag.",
         )
         .query(
-            "lag",
-            "max(histogram_quantile(0.99, sum by (job, instance, runtime, probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval]))))",
-        )
-        .nothing("no instance")
-        .unit("s")
-        .below(GREEN)
-        .from(0.1, ORANGE)
-        .from(0.5, RED),
-        Panel::verdict(
-            "Requests' wait for a worker",
-            "How long requests that could go on waited for their next poll, 99th percentile over all, at the worst moment. These are the \
-            victims. Who waits for a socket while nobody looks at sockets is not in here, but in the lag of timers.",
-        )
-        .query(
-            "wait",
-            "histogram_quantile(0.99, sum by (le) (rate(tower_stall_schedule_delay_seconds_bucket{$instance}[$__rate_interval])))",
+            "latency",
+            &quantile("0.99", "", "tower_stall_schedule_delay_seconds", "{$instance}"),
         )
         .unit("s")
-        .nothing("nobody waited")
-        .below(GREEN)
-        .from(0.1, ORANGE)
-        .from(0.5, RED),
-        machine::lost(),
+        .no_value("no waits")
+        .base_color(GREEN)
+        .threshold(0.1, ORANGE)
+        .threshold(0.5, RED),
+        host_delay::panel(),
         Panel::stat(
             "min",
-            "Watchdogs alive",
-            "The share of instances whose watchdog ticks, at the worst moment. Below 100 % nobody watches some of them, and their silence \
-            means nothing.",
+            "Watchdogs running",
+            "Share of instances whose watchdog scans the workers, at the worst moment. Below 100 % \
+            some instances are not watched, and the absence of stalls there means nothing.",
         )
-        .query(
-            "alive",
-            "sum(sum by (job, instance) (rate(tower_stall_watchdog_ticks_total{$instance}[$__rate_interval])) > bool 0)\n/\ncount(sum by (job, instance) (rate(tower_stall_watchdog_ticks_total{$instance}[$__rate_interval])))",
-        )
+        .query("running", &format!("sum({ticks} > bool 0)\n/\ncount({ticks})"))
         .unit("percentunit")
-        .nothing("no instance")
-        .below(RED)
-        .from(1.0, GREEN),
+        .no_value("no instance")
+        .base_color(RED)
+        .threshold(1.0, GREEN),
     ]
 }
 
-fn states() -> Panel {
-    Panel::states(
-        "Stalled when",
-        "Which routes were inside stalls, and how much of a worker they held: yellow a little, orange a tenth and more, red half and more. A \
-        poll that has been going on for more than a second counts as a whole worker, so a handler that never returns is red to the end. The machine's part is left out.",
+/// Worker seconds in stalls that the code caused.
+fn stall_seconds() -> String {
+    format!("tower_stall_duration_seconds_sum{{$instance, {BY_CODE}}}")
+}
+
+fn timeline() -> Panel {
+    let in_progress = "max by (method, route) (tower_stall_in_progress_seconds{$instance})";
+    let finished = rate("method, route", &stall_seconds());
+    Panel::state_timeline(
+        "Stall timeline",
+        "When each route was inside stalls, and how much of a worker they took: yellow for a \
+        little, orange for a tenth or more, red for half or more. A stall in progress for more \
+        than a second counts as a whole worker, so a handler that never returns stays red to the \
+        right edge. Stalls caused by the host are not included.",
     )
     .size(10, 10)
     .query(
         "{{method}} {{route}}",
-        "topk(12,\n  (sum by (method, route) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * max by (method, route) (tower_stall_in_progress_seconds{$instance}))\n  +\n  (max by (method, route) (tower_stall_in_progress_seconds{$instance}) > bool 1)\n) > 0",
+        &format!(
+            "topk(12,\n  ({finished} or 0 * {in_progress})\n  +\n  ({in_progress} > bool 1)\n) > 0"
+        ),
     )
     .unit("none")
     .decimals(3)
-    .below(YELLOW)
-    .from(0.1, ORANGE)
-    .from(0.5, RED)
-    .nothing("No stalls")
+    .base_color(YELLOW)
+    .threshold(0.1, ORANGE)
+    .threshold(0.5, RED)
+    .no_value("No stalls")
     .link("Open this route", TO_ROUTE)
 }
 
-fn stolen() -> Panel {
+fn stall_time() -> Panel {
     Panel::lines(
-        "Stolen, by route",
-        "Worker seconds that each route's stalls stole per second, the ten largest. 1 is a whole worker. What the machine stole is left out.",
+        "Stall time by route",
+        "Worker seconds spent in stalls per second, for the ten routes with the most; 1 is a whole \
+        worker. Stalls caused by the host are not included.",
     )
     .query(
         "{{method}} {{route}}",
-        "topk(10, sum by (method, route) (rate(tower_stall_duration_seconds_sum{$instance, cause!~\"preempted|paused\"}[$__rate_interval])))",
+        &format!("topk(10, {})", rate("method, route", &stall_seconds())),
     )
     .unit("none")
-    .reach(0.1)
-    .nothing("No stall has ended")
+    .soft_max(0.1)
+    .no_value("No stall has ended")
     .link("Open this route", TO_ROUTE)
 }
 
-fn waits() -> Panel {
+fn latency() -> Panel {
+    let latency =
+        quantile("0.99", "method, route", "tower_stall_schedule_delay_seconds", "{$instance}");
     Panel::log_lines(
-        "Who waits, by route",
-        "How long requests that had been woken waited for their next poll, 99th percentile, the ten that wait most. They are victims: look \
-        for the culprit in the table above.",
+        "Schedule latency by route (p99)",
+        "Time from the wake of a request to its next poll, for the ten routes that wait longest. \
+        These routes are the victims; the table above names the routes that stall the workers.",
     )
-    .query(
-        "{{method}} {{route}}",
-        "topk(10, histogram_quantile(0.99, sum by (method, route, le) (rate(tower_stall_schedule_delay_seconds_bucket{$instance}[$__rate_interval]))))",
-    )
+    .query("{{method}} {{route}}", &format!("topk(10, {latency})"))
     .unit("s")
-    .nothing("Nobody waited")
+    .no_value("No waits")
     .link("Open this route", TO_ROUTE)
 }
 
 fn polls() -> Panel {
     Panel::heatmap(
-        "Polls",
-        "How many polls took how long, of all routes. Healthy is one dark band at the bottom. Whatever is above 25 ms holds a worker; a \
-        band there is a habit, single spots are accidents.",
+        "Poll duration",
+        "Number of polls by duration, over all routes. A healthy service shows one dark band at \
+        the bottom. Polls above 25 ms stall their worker: a band there is a regular problem, \
+        single cells are isolated incidents.",
     )
-    .query("{{le}}", "sum by (le) (increase(tower_stall_poll_duration_seconds_bucket{$instance}[$__rate_interval]))")
-    .nothing("No requests")
+    .query("{{le}}", &buckets("tower_stall_poll_duration_seconds", "{$instance}"))
+    .no_value("No requests")
 }
 
 fn lag() -> Panel {
+    let lag = |q| quantile(q, "probe", "tower_stall_lag_seconds", "{$instance}");
     Panel::log_lines(
         "Lag",
-        "How late the runtimes ran what was ready. Timer: a deadline to its wake, 1 ms at least. Queue: a wake to its poll. All instances' probes \
-        together. If only the timers are late, the worker that looks after timers and sockets is held; if both \
-        are, all workers are.",
+        "How late the runtimes ran ready tasks and timers, over all instances. Timer: from a \
+        timer's deadline to its wake, at least 1 ms. Queue: from a wake to its poll. If only the \
+        timers are late, the worker that drives timers and I/O is stalled; if both are late, all \
+        workers are.",
     )
-    .query("{{probe}} p50", "histogram_quantile(0.5, sum by (probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval])))")
-    .query("{{probe}} p99", "histogram_quantile(0.99, sum by (probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval])))")
-    .query("{{probe}} max", "histogram_quantile(1, sum by (probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval])))")
+    .query("{{probe}} p50", &lag("0.5"))
+    .query("{{probe}} p99", &lag("0.99"))
+    .query("{{probe}} max", &lag("1"))
     .unit("s")
-    .from(0.1, ORANGE)
-    .from(0.5, RED)
-    .below("transparent")
-    .nothing("No instance")
+    .threshold(0.1, ORANGE)
+    .threshold(0.5, RED)
+    .base_color("transparent")
+    .no_value("No instance")
 }
 
 fn causes() -> Panel {
     Panel::stacked(
-        "Stolen, by cause",
-        "Worker seconds stolen per second. cpu: move the work to spawn_blocking or split it. blocked: use the async client, lock or file. \
-        preempted, paused: the machine; more cores, another quota. unknown: over before the watchdog saw it.",
+        "Stall time by cause",
+        "Worker seconds spent in stalls per second. cpu: move the work to spawn_blocking or split \
+        it. blocked: use an async client, lock or file. preempted, paused: caused by the host; add \
+        cores or raise the CPU quota. unknown: the stall ended before the watchdog saw it.",
     )
-    .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$instance}[$__rate_interval]))")
+    .query("{{cause}}", &rate("cause", "tower_stall_duration_seconds_sum{$instance}"))
     .unit("none")
-    .reach(0.1)
-    .nothing("No stall has ended")
-    .by_cause()
+    .soft_max(0.1)
+    .no_value("No stall has ended")
+    .cause_colors()
 }
 
 fn instances() -> Panel {
+    let stalled = rate("job, instance", "tower_stall_duration_seconds_sum{$instance}");
+    let workers = "sum by (job, instance) (tower_stall_workers{$instance})";
+    let lag =
+        quantile("0.99", "job, instance, runtime, probe", "tower_stall_lag_seconds", "{$instance}");
     Panel::table(
-        "Where",
-        "Instances by the share of their worker time that is stolen now. One that stands out from its equals has a sick machine or a sick \
-        client; if all are alike it is the code. A click opens the instance, or, on \
-        the number of stalled workers, its reports, where the service shows them.",
+        "Instances",
+        "Instances by the share of their worker time that is spent in stalls. If one differs from \
+        the others, suspect its host or its clients; if all are alike, suspect the code. Click an \
+        instance to open its dashboard, or its number of stalled workers to open its reports, if \
+        the service shows them.",
     )
-    .label("job", "Job")
-    .label("instance", "Instance")
-    .column(
-        "Stolen",
+    .label_column("job", "Job")
+    .label_column("instance", "Instance")
+    .value_column(
+        "Time in stalls",
         "percentunit",
-        "topk(20,\n  (sum by (job, instance) (rate(tower_stall_duration_seconds_sum{$instance}[$__rate_interval])) or 0 * sum by (job, instance) (tower_stall_workers{$instance}))\n  / sum by (job, instance) (tower_stall_workers{$instance})\n)",
+        &format!("topk(20,\n  ({stalled} or 0 * {workers})\n  / {workers}\n)"),
     )
-    .column(
-        "Lag, p99",
-        "s",
-        "max by (job, instance) (histogram_quantile(0.99, sum by (job, instance, runtime, probe, le) (rate(tower_stall_lag_seconds_bucket{$instance}[$__rate_interval]))))",
+    .value_column("Lag (p99)", "s", &format!("max by (job, instance) ({lag})"))
+    .value_column(
+        "Stalled now",
+        "short",
+        "sum by (job, instance) (tower_stall_workers_stalled{$instance})",
     )
-    .column("Stalled now", "short", "sum by (job, instance) (tower_stall_workers_stalled{$instance})")
-    .column("Workers", "short", "sum by (job, instance) (tower_stall_workers{$instance})")
-    .gauge("Stolen", 1, 160)
-    .with("Job", &json!([{ "id": "custom.width", "value": 150 }]))
-    .with("Lag, p99", &json!([{ "id": "custom.width", "value": 90 }]))
-    .with("Workers", &json!([{ "id": "custom.width", "value": 80 }]))
-    .with(
+    .value_column("Workers", "short", workers)
+    .gauge_column("Time in stalls", 1, 160)
+    .override_field("Job", &json!([{ "id": "custom.width", "value": 150 }]))
+    .override_field("Lag (p99)", &json!([{ "id": "custom.width", "value": 90 }]))
+    .override_field("Workers", &json!([{ "id": "custom.width", "value": 80 }]))
+    .override_field(
         "Stalled now",
         &json!([
             { "id": "custom.width", "value": 100 },
-            { "id": "links", "value": [link("Its stalls, with their lines of code", ROW_TO_STALLS)] },
+            { "id": "links", "value": [link("Reports with lines of code", ROW_TO_STALLS)] },
         ]),
     )
-    .with("Instance", &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]))
-    .nothing("No instance")
+    .override_field(
+        "Instance",
+        &json!([{ "id": "links", "value": [link("Open this instance", ROW_TO_INSTANCE)] }]),
+    )
+    .no_value("No instance")
 }
 
 fn utilization() -> Panel {
     Panel::lines(
-        "Workers busy",
-        "The share of time in which workers did not wait for something to do: of all, and of the busiest instance. Near 100 % with a queue \
-        beside it means too few workers or too much work; far below, with lag, means stalls.",
+        "Worker utilization",
+        "Share of time in which workers were not parked, over all instances and for the busiest \
+        one. Near 100 % with a growing queue means too few workers or too much load; well below, \
+        with high lag, means stalls.",
     )
     .size(8, 8)
     .query("all", "avg(tower_stall_worker_busy_ratio{$instance})")
-    .query("busiest instance", "max(avg by (job, instance) (tower_stall_worker_busy_ratio{$instance}))")
+    .query(
+        "busiest instance",
+        "max(avg by (job, instance) (tower_stall_worker_busy_ratio{$instance}))",
+    )
     .unit("percentunit")
     .max(1.0)
-    .nothing("No instance")
+    .no_value("No instance")
 }
 
-fn queue() -> Panel {
+fn queue_depth() -> Panel {
     Panel::lines(
-        "Tasks in the shared queue",
-        "Tasks that wait for any worker: of all instances, and of the worst. A queue that grows while workers are busy is overload; while they \
-        are not, somebody holds them.",
+        "Global queue depth",
+        "Tasks in the runtimes' global queues, over all instances and for the worst one. A queue \
+        that grows while workers are busy means overload; while they are not, it means stalls.",
     )
     .size(8, 8)
     .query("all", "sum(tower_stall_global_queue_depth{$instance})")
-    .query("worst instance", "max(sum by (job, instance) (tower_stall_global_queue_depth{$instance}))")
-    .reach(1.0)
-    .nothing("No instance")
+    .query(
+        "worst instance",
+        "max(sum by (job, instance) (tower_stall_global_queue_depth{$instance}))",
+    )
+    .soft_max(1.0)
+    .no_value("No instance")
 }
 
 fn blocking_pool() -> Panel {
+    let delay = |q| quantile(q, "", "tower_stall_blocking_pool_delay_seconds", "{$instance}");
     Panel::log_lines(
-        "Wait for spawn_blocking",
-        "How long work given to spawn_blocking waits for a thread: asked every 5 s. Files and name lookups go that way. Above 0.1 s the pool \
-        is full: find what fills it, before you make it larger.",
+        "Blocking pool delay",
+        "How long work passed to spawn_blocking waits for a thread, probed every 5 s. File I/O and \
+        name lookups use this pool. Above 0.1 s the pool is full: find out what fills it before \
+        you enlarge it.",
     )
     .size(8, 8)
-    .query("p50", "histogram_quantile(0.5, sum by (le) (rate(tower_stall_blocking_pool_delay_seconds_bucket{$instance}[$__rate_interval])))")
-    .query("p99", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_blocking_pool_delay_seconds_bucket{$instance}[$__rate_interval])))")
+    .query("p50", &delay("0.5"))
+    .query("p99", &delay("0.99"))
     .unit("s")
-    .from(0.1, ORANGE)
-    .below("transparent")
-    .nothing("No instance")
+    .threshold(0.1, ORANGE)
+    .base_color("transparent")
+    .no_value("No instance")
 }

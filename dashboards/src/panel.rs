@@ -1,4 +1,4 @@
-//! One panel, and how each kind of it is drawn.
+//! One panel, and the JSON of each kind.
 
 use serde_json::{Value, json};
 
@@ -10,16 +10,16 @@ pub(crate) struct Panel {
     pub(crate) height: u8,
     kind: Kind,
     title: &'static str,
-    /// How to read it, and what to do.
+    /// How to read the panel, and what to do.
     description: &'static str,
     unit: &'static str,
     decimals: Option<u8>,
     max: Option<f64>,
-    /// What is shown where there is nothing, which is often good news.
-    nothing: &'static str,
-    /// What the axis reaches at least, where all values may be 0.
-    reach: Option<f64>,
-    /// Values from which on the colour is another; the first colour is for all below.
+    /// Shown where there is no data, which is often good news.
+    no_value: &'static str,
+    /// The least upper end of the axis, where all values may be 0.
+    soft_max: Option<f64>,
+    /// Values at which the color changes. The first color has no value: it is for all below.
     thresholds: Vec<(Option<f64>, &'static str)>,
     targets: Vec<Target>,
     links: Vec<Value>,
@@ -28,9 +28,9 @@ pub(crate) struct Panel {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Its worst moment: the largest value of the time shown, or the smallest, or the last.
+    /// One value, reduced from the time range by a function such as `max`.
     Stat(&'static str),
-    /// Not the value, but the name of what has it.
+    /// The name of a series instead of its value.
     Name,
     Lines {
         logarithmic: bool,
@@ -38,7 +38,7 @@ enum Kind {
     },
     Bars,
     Heatmap,
-    States,
+    StateTimeline,
     Table(Vec<(String, &'static str)>),
     Text(&'static str),
 }
@@ -54,8 +54,8 @@ pub(crate) const YELLOW: &str = "yellow";
 pub(crate) const ORANGE: &str = "orange";
 pub(crate) const RED: &str = "red";
 
-/// What a query looks at, by the reader's choice: `{$route}` stands for all labels that are chosen of a route.
-const CHOSEN: [(&str, &str); 3] = [
+/// Abbreviations in queries for the label matchers of the dashboard's variables.
+const SELECTORS: [(&str, &str); 3] = [
     ("{$instance", r#"{job=~"$job", instance=~"$instance""#),
     ("{$route", r#"{job=~"$job", instance=~"$instance", method=~"$method", route=~"$route""#),
     ("{$runtime", r#"{job=~"$job", instance=~"$instance", runtime=~"$runtime""#),
@@ -72,8 +72,8 @@ impl Panel {
             unit: "short",
             decimals: None,
             max: None,
-            nothing: "",
-            reach: None,
+            no_value: "",
+            soft_max: None,
             thresholds: Vec::new(),
             targets: Vec::new(),
             links: Vec::new(),
@@ -81,12 +81,16 @@ impl Panel {
         }
     }
 
-    /// The worst of the time shown, where more is worse.
-    pub(crate) fn verdict(title: &'static str, description: &'static str) -> Self {
+    /// Creates a panel that shows the maximum over the time range.
+    pub(crate) fn peak(title: &'static str, description: &'static str) -> Self {
         Self::stat("max", title, description)
     }
 
-    pub(crate) fn stat(reduced_by: &'static str, title: &'static str, description: &'static str) -> Self {
+    pub(crate) fn stat(
+        reduced_by: &'static str,
+        title: &'static str,
+        description: &'static str,
+    ) -> Self {
         Self::new(Kind::Stat(reduced_by), title, description).size(4, 4)
     }
 
@@ -98,17 +102,17 @@ impl Panel {
         Self::new(Kind::Lines { logarithmic: false, stacked: false }, title, description)
     }
 
-    /// For what ranges from microseconds to seconds.
+    /// Creates a graph for values that range from microseconds to seconds.
     pub(crate) fn log_lines(title: &'static str, description: &'static str) -> Self {
         Self::new(Kind::Lines { logarithmic: true, stacked: false }, title, description)
     }
 
-    /// For the parts of a whole.
+    /// Creates a graph for the parts of a whole.
     pub(crate) fn stacked(title: &'static str, description: &'static str) -> Self {
         Self::new(Kind::Lines { logarithmic: false, stacked: true }, title, description)
     }
 
-    /// For counts of events.
+    /// Creates a graph for counts of events.
     pub(crate) fn bars(title: &'static str, description: &'static str) -> Self {
         Self::new(Kind::Bars, title, description)
     }
@@ -117,8 +121,8 @@ impl Panel {
         Self::new(Kind::Heatmap, title, description).unit("s")
     }
 
-    pub(crate) fn states(title: &'static str, description: &'static str) -> Self {
-        Self::new(Kind::States, title, description)
+    pub(crate) fn state_timeline(title: &'static str, description: &'static str) -> Self {
+        Self::new(Kind::StateTimeline, title, description)
     }
 
     pub(crate) fn table(title: &'static str, description: &'static str) -> Self {
@@ -149,80 +153,97 @@ impl Panel {
         self
     }
 
-    pub(crate) fn reach(mut self, value: f64) -> Self {
-        self.reach = Some(value);
+    pub(crate) fn soft_max(mut self, value: f64) -> Self {
+        self.soft_max = Some(value);
         self
     }
 
-    pub(crate) fn nothing(mut self, text: &'static str) -> Self {
-        self.nothing = text;
+    pub(crate) fn no_value(mut self, text: &'static str) -> Self {
+        self.no_value = text;
         self
     }
 
-    pub(crate) fn below(mut self, colour: &'static str) -> Self {
-        self.thresholds.insert(0, (None, colour));
+    /// Sets the color below the first threshold.
+    pub(crate) fn base_color(mut self, color: &'static str) -> Self {
+        self.thresholds.insert(0, (None, color));
         self
     }
 
-    pub(crate) fn from(mut self, value: f64, colour: &'static str) -> Self {
-        self.thresholds.push((Some(value), colour));
+    /// Sets the color at and above a value. Thresholds are added in ascending order.
+    pub(crate) fn threshold(mut self, value: f64, color: &'static str) -> Self {
+        self.thresholds.push((Some(value), color));
         self
     }
 
     pub(crate) fn query(mut self, legend: &'static str, expr: &str) -> Self {
-        let expr = CHOSEN.iter().fold(expr.to_owned(), |expr, (short, long)| expr.replace(short, long));
+        let expr =
+            SELECTORS.iter().fold(expr.to_owned(), |expr, (short, long)| expr.replace(short, long));
         self.targets.push(Target { expr, legend });
         self
     }
 
-    /// A query of a table, whose value becomes a column.
-    pub(crate) fn column(mut self, name: &'static str, unit: &'static str, expr: &str) -> Self {
+    /// Adds a query to a table, with its value as a column.
+    pub(crate) fn value_column(
+        mut self,
+        name: &'static str,
+        unit: &'static str,
+        expr: &str,
+    ) -> Self {
         let reference = self.reference(self.targets.len());
         let Kind::Table(columns) = &mut self.kind else { unreachable!("only tables have columns") };
         columns.push((format!("Value #{reference}"), name));
-        self.overrides.push(named(name, &json!([{ "id": "unit", "value": unit }])));
+        self.overrides.push(field_override(name, &json!([{ "id": "unit", "value": unit }])));
         self.query("", expr)
     }
 
-    /// A label of a table's rows, as a column.
-    pub(crate) fn label(mut self, label: &'static str, name: &'static str) -> Self {
+    /// Adds a label of a table's rows as a column.
+    pub(crate) fn label_column(mut self, label: &'static str, name: &'static str) -> Self {
         let Kind::Table(columns) = &mut self.kind else { unreachable!("only tables have columns") };
         columns.push((label.to_owned(), name));
         self
     }
 
-    /// More about the series or column of that name.
-    pub(crate) fn with(mut self, name: &str, properties: &Value) -> Self {
-        self.overrides.push(named(name, properties));
+    /// Overrides properties of the series or column with that name.
+    pub(crate) fn override_field(mut self, name: &str, properties: &Value) -> Self {
+        self.overrides.push(field_override(name, properties));
         self
     }
 
     /// Draws a column as bars, from yellow to red.
-    pub(crate) fn gauge(self, column: &str, decimals: u8, width: u16) -> Self {
-        self.with(
+    pub(crate) fn gauge_column(self, column: &str, decimals: u8, width: u16) -> Self {
+        let bar = json!({ "type": "gauge", "mode": "basic", "valueDisplayMode": "text" });
+        self.override_field(
             column,
             &json!([
                 { "id": "decimals", "value": decimals },
-                { "id": "custom.cellOptions", "value": { "type": "gauge", "mode": "basic", "valueDisplayMode": "text" } },
+                { "id": "custom.cellOptions", "value": bar },
                 { "id": "color", "value": { "mode": "continuous-YlRd" } },
                 { "id": "custom.width", "value": width },
-                // As long as the largest of its own column, not of the table.
+                // Scales the bars to the largest value of the column, not of the table.
                 { "id": "min", "value": 0 },
                 { "id": "fieldMinMax", "value": true },
             ]),
         )
     }
 
-    /// Gives each cause of stalls its colour: warm for the code's, cold for the machine's.
-    pub(crate) fn by_cause(self) -> Self {
-        let colours =
-            [("cpu", ORANGE), ("blocked", RED), ("preempted", "blue"), ("paused", "purple"), ("unknown", "text")];
-        colours.iter().fold(self, |panel, (cause, colour)| {
-            panel.with(cause, &json!([{ "id": "color", "value": { "mode": "fixed", "fixedColor": colour } }]))
+    /// Sets the color of each cause of stalls: warm for the code's, cold for the host's.
+    pub(crate) fn cause_colors(self) -> Self {
+        let colors = [
+            ("cpu", ORANGE),
+            ("blocked", RED),
+            ("preempted", "blue"),
+            ("paused", "purple"),
+            ("unknown", "text"),
+        ];
+        colors.iter().fold(self, |panel, (cause, color)| {
+            panel.override_field(
+                cause,
+                &json!([{ "id": "color", "value": { "mode": "fixed", "fixedColor": color } }]),
+            )
         })
     }
 
-    /// Where a click on a series leads.
+    /// Adds a link to each series.
     pub(crate) fn link(mut self, title: &str, url: &str) -> Self {
         self.links.push(link(title, url));
         self
@@ -276,13 +297,19 @@ impl Panel {
     }
 
     fn defaults(&self) -> Value {
-        let steps: Vec<_> =
-            self.thresholds.iter().map(|(value, color)| json!({ "value": value, "color": color })).collect();
-        let by_threshold = matches!(self.kind, Kind::Stat(_) | Kind::Name | Kind::States);
+        let mut steps: Vec<_> = self
+            .thresholds
+            .iter()
+            .map(|(value, color)| json!({ "value": value, "color": color }))
+            .collect();
+        if steps.is_empty() {
+            steps.push(json!({ "value": null, "color": GREEN }));
+        }
+        let by_threshold = matches!(self.kind, Kind::Stat(_) | Kind::Name | Kind::StateTimeline);
         let mut defaults = json!({
             "unit": self.unit,
             "color": { "mode": if by_threshold { "thresholds" } else { "palette-classic" } },
-            "thresholds": { "mode": "absolute", "steps": if steps.is_empty() { json!([{ "value": null, "color": GREEN }]) } else { json!(steps) } },
+            "thresholds": { "mode": "absolute", "steps": steps },
             "mappings": [],
             "links": self.links,
         });
@@ -298,8 +325,8 @@ impl Panel {
         if let Some(max) = self.max {
             defaults["max"] = json!(max);
         }
-        if !self.nothing.is_empty() {
-            defaults["noValue"] = json!(self.nothing);
+        if !self.no_value.is_empty() {
+            defaults["noValue"] = json!(self.no_value);
         }
         defaults
     }
@@ -308,18 +335,27 @@ impl Panel {
         Some(match &self.kind {
             Kind::Lines { logarithmic, stacked } => {
                 let fill = if *logarithmic { 0 } else { 8 };
-                self.drawn("line", if *stacked { 40 } else { fill }, *logarithmic, *stacked)
+                self.graph_style("line", if *stacked { 40 } else { fill }, *logarithmic, *stacked)
             }
-            Kind::Bars => self.drawn("bars", 80, false, true),
-            Kind::States => json!({ "fillOpacity": 80, "lineWidth": 0 }),
-            Kind::Heatmap => json!({ "hideFrom": { "legend": false, "tooltip": false, "viz": false } }),
-            Kind::Table(_) => json!({ "align": "auto", "cellOptions": { "type": "auto" }, "inspect": false }),
+            Kind::Bars => self.graph_style("bars", 80, false, true),
+            Kind::StateTimeline => json!({ "fillOpacity": 80, "lineWidth": 0 }),
+            Kind::Heatmap => {
+                json!({ "hideFrom": { "legend": false, "tooltip": false, "viz": false } })
+            }
+            Kind::Table(_) => {
+                json!({ "align": "auto", "cellOptions": { "type": "auto" }, "inspect": false })
+            }
             Kind::Stat(_) | Kind::Name | Kind::Text(_) => return None,
         })
     }
 
-    fn drawn(&self, style: &str, fill: u8, logarithmic: bool, stacked: bool) -> Value {
-        let scale = if logarithmic { json!({ "type": "log", "log": 10 }) } else { json!({ "type": "linear" }) };
+    fn graph_style(&self, style: &str, fill: u8, logarithmic: bool, stacked: bool) -> Value {
+        let scale = if logarithmic {
+            json!({ "type": "log", "log": 10 })
+        } else {
+            json!({ "type": "linear" })
+        };
+        let thresholds = if self.thresholds.is_empty() { "off" } else { "dashed" };
         let mut custom = json!({
             "drawStyle": style,
             "lineWidth": 1,
@@ -338,11 +374,11 @@ impl Panel {
             "insertNulls": false,
             "scaleDistribution": scale,
             "stacking": { "mode": if stacked { "normal" } else { "none" }, "group": "A" },
-            "thresholdsStyle": { "mode": if self.thresholds.is_empty() { "off" } else { "dashed" } },
+            "thresholdsStyle": { "mode": thresholds },
             "hideFrom": { "legend": false, "tooltip": false, "viz": false },
         });
-        if let Some(reach) = self.reach {
-            custom["axisSoftMax"] = json!(reach);
+        if let Some(soft_max) = self.soft_max {
+            custom["axisSoftMax"] = json!(soft_max);
         }
         custom
     }
@@ -352,11 +388,16 @@ impl Panel {
             Kind::Stat(reduced_by) => stat(reduced_by, "area", "value"),
             Kind::Name => stat("lastNotNull", "none", "name"),
             Kind::Lines { .. } | Kind::Bars => json!({
-                "legend": { "displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": [] },
+                "legend": {
+                    "displayMode": "list",
+                    "placement": "bottom",
+                    "showLegend": true,
+                    "calcs": [],
+                },
                 "tooltip": { "mode": "multi", "sort": "desc" },
             }),
             Kind::Heatmap => heatmap(),
-            Kind::States => json!({
+            Kind::StateTimeline => json!({
                 "alignValue": "left",
                 "mergeValues": true,
                 "rowHeight": 0.85,
@@ -364,11 +405,16 @@ impl Panel {
                 "legend": { "displayMode": "list", "placement": "bottom", "showLegend": true },
                 "tooltip": { "mode": "single", "sort": "none" },
             }),
-            Kind::Table(columns) => json!({
-                "cellHeight": "sm",
-                "showHeader": true,
-                "sortBy": columns.iter().find(|(of, _)| of.starts_with("Value")).map(|(_, name)| json!({ "displayName": name, "desc": true })).into_iter().collect::<Vec<_>>(),
-            }),
+            Kind::Table(columns) => {
+                let first_value = columns.iter().find(|(field, _)| field.starts_with("Value"));
+                let sort_by =
+                    first_value.map(|(_, name)| json!({ "displayName": name, "desc": true }));
+                json!({
+                    "cellHeight": "sm",
+                    "showHeader": true,
+                    "sortBy": sort_by.into_iter().collect::<Vec<_>>(),
+                })
+            }
             Kind::Text(_) => json!({}),
         }
     }
@@ -380,7 +426,7 @@ impl Kind {
             Self::Stat(_) | Self::Name => "stat",
             Self::Lines { .. } | Self::Bars => "timeseries",
             Self::Heatmap => "heatmap",
-            Self::States => "state-timeline",
+            Self::StateTimeline => "state-timeline",
             Self::Table(_) => "table",
             Self::Text(_) => "text",
         }
@@ -406,7 +452,15 @@ fn heatmap() -> Value {
         "calculate": false,
         "calculation": {},
         "cellGap": 1,
-        "color": { "mode": "scheme", "scheme": "Oranges", "fill": "dark-orange", "scale": "exponential", "exponent": 0.3, "steps": 64, "reverse": false },
+        "color": {
+            "mode": "scheme",
+            "scheme": "Oranges",
+            "fill": "dark-orange",
+            "scale": "exponential",
+            "exponent": 0.3,
+            "steps": 64,
+            "reverse": false,
+        },
         "exemplars": { "color": "rgba(255,0,255,0.7)" },
         "filterValues": { "le": 1e-9 },
         "legend": { "show": true },
@@ -417,14 +471,26 @@ fn heatmap() -> Value {
     })
 }
 
-/// One row for each set of labels, its columns in the order given and under their names.
+/// Merges the queries of a table into one row for each set of labels, and orders and names its
+/// columns.
 fn transformations(columns: &[(String, &str)]) -> Value {
-    let order: serde_json::Map<_, _> =
-        columns.iter().enumerate().map(|(index, (of, _))| (of.clone(), json!(index))).collect();
-    let names: serde_json::Map<_, _> = columns.iter().map(|(of, name)| (of.clone(), json!(name))).collect();
+    let order: serde_json::Map<_, _> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, (field, _))| (field.clone(), json!(index)))
+        .collect();
+    let names: serde_json::Map<_, _> =
+        columns.iter().map(|(field, name)| (field.clone(), json!(name))).collect();
     json!([
         { "id": "merge", "options": {} },
-        { "id": "organize", "options": { "excludeByName": { "Time": true }, "indexByName": order, "renameByName": names } },
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": { "Time": true },
+                "indexByName": order,
+                "renameByName": names,
+            },
+        },
     ])
 }
 
@@ -432,6 +498,6 @@ pub(crate) fn link(title: &str, url: &str) -> Value {
     json!({ "title": title, "url": url, "targetBlank": false })
 }
 
-fn named(name: &str, properties: &Value) -> Value {
+fn field_override(name: &str, properties: &Value) -> Value {
     json!({ "matcher": { "id": "byName", "options": name }, "properties": properties })
 }

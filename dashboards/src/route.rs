@@ -1,187 +1,249 @@
-//! One route, or several: how it behaves, and whether it is us or what we wait for.
+//! One route or several: whether their time goes into their own code or into what they wait for.
 
 use crate::dashboard::Dashboard;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW};
-use crate::stolen_table;
+use crate::promql::{BY_CODE, buckets, quantile, rate, sum};
+use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB, METHOD, ROUTE};
 
 const LINE_OF_CODE: &str = "\
-**From here to the line of code.** Where the service shows its stalls (`Server::show_stalls`), a click on their number beside leads to them. \
-Else: each stall is one event in the log of its process: target `tower_stall`, with `route`, `cause`, `location` \
-(`src/report.rs:20`) and `stack`. Search the logs of the instances in the table beside for `tower_stall` and this route, at the time of a bar above.
+If the service shows its stalls (`Server::show`), click the number of stalls in the table to the \
+left. Otherwise search the log of the instance: each stall is one event with the target \
+`tower_stall` and the fields `route`, `cause`, `location` (such as `src/report.rs:20`) and \
+`stack`. Use the instances from the table and the times from the bars above.
 
-[How to find it, step by step](https://github.com/tower-stall/tower-stall/blob/main/docs/runbook.md#from-a-route-to-its-line-of-code) \
-· [What a report says](https://docs.rs/tower-stall/latest/tower_stall/#what-a-report-looks-like) \
-· [Illnesses and their cures](https://docs.rs/tower-stall/latest/tower_stall/#the-gallery)
+[Step by step](https://github.com/tower-stall/tower-stall/blob/main/docs/runbook.md\
+#from-a-route-to-its-line-of-code) \
+· [Contents of a report](https://docs.rs/tower-stall) \
+· [Blocking patterns and their counterparts]\
+(https://github.com/tower-stall/tower-stall/blob/main/docs/blocking.md)
 ";
 
 pub(crate) fn dashboard() -> Dashboard {
     Dashboard {
         uid: "event-loop-route",
         title: "Event loop / Route",
-        description: "One route or several: how long its polls hold a worker and why, whether its time goes into our code or into what it \
-            waits for, and whether it is a victim itself.",
+        description: "One route or several: how long their polls stall a worker and why, whether \
+            their time goes into their own code or into what they wait for, and whether they are \
+            victims of other routes.",
         file: "route",
         variables: &[JOB, INSTANCE, METHOD, ROUTE],
         rows: vec![
-            verdicts(),
+            stats(),
             vec![causes(), polls()],
-            vec![durations(), own_share()],
-            vec![poll_quantiles(), waits()],
+            vec![durations(), breakdown()],
+            vec![poll_quantiles(), latency()],
             vec![outcomes(), in_flight(), handed_off()],
-            vec![stolen_table::by_instance().size(14, 8), Panel::text("The line of code", LINE_OF_CODE).size(10, 8)],
+            vec![
+                stall_tables::by_instance().size(14, 8),
+                Panel::text("From here to the line of code", LINE_OF_CODE).size(10, 8),
+            ],
         ],
     }
 }
 
-fn verdicts() -> Vec<Panel> {
+fn stats() -> Vec<Panel> {
     vec![
-        Panel::stat("mean", "Requests", "Requests that ended, per second: the mean of the time shown.")
-            .query("requests", "sum(rate(tower_stall_requests_total{$route}[$__rate_interval]))")
-            .unit("reqps")
-            .nothing("none")
-            .below("blue"),
-        Panel::verdict("Stolen per second", "Worker seconds that its stalls stole per second, at the worst moment; 1 is a whole worker. The machine's part is left out.")
-            .query("stolen", "sum(rate(tower_stall_duration_seconds_sum{$route, cause!~\"preempted|paused\"}[$__rate_interval])) or 0 * sum(tower_stall_in_progress_seconds{$route})")
-            .unit("none")
-            .decimals(3)
-            .nothing("no stalls")
-            .below(GREEN)
-            .from(0.01, ORANGE)
-            .from(0.5, RED),
-        Panel::verdict("Longest poll", "The bucket of the longest poll of the time shown: it took no longer than that. Above 25 ms it held up others.")
-            .query("longest", "histogram_quantile(1, sum by (le) (increase(tower_stall_poll_duration_seconds_bucket{$route}[$__rate_interval])))")
-            .unit("s")
-            .nothing("no polls")
-            .below(GREEN)
-            .from(0.025_1, ORANGE)
-            .from(0.5, RED),
-        Panel::verdict("Stalled right now", "The oldest poll that has not returned, at the worst scrape of the time shown.")
-            .query("in progress", "max(tower_stall_in_progress_seconds{$route})")
-            .unit("s")
-            .nothing("no requests")
-            .below(GREEN)
-            .from(0.1, YELLOW)
-            .from(1.0, ORANGE)
-            .from(5.0, RED),
-        Panel::verdict("Own wait for a worker", "How long its requests, once woken, waited for their next poll: 99th percentile, at the worst moment. If this is high it is a victim: look for the culprit in the Overview.")
-            .query("wait", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_schedule_delay_seconds_bucket{$route}[$__rate_interval])))")
-            .unit("s")
-            .nothing("never waited")
-            .below(GREEN)
-            .from(0.1, ORANGE)
-            .from(0.5, RED),
-        Panel::verdict("In flight", "Requests that had begun and were not over, at the fullest moment.")
+        Panel::stat(
+            "mean",
+            "Request rate",
+            "Completed requests per second, mean over the selected time range.",
+        )
+        .query("requests", &rate("", "tower_stall_requests_total{$route}"))
+        .unit("reqps")
+        .no_value("none")
+        .base_color("blue"),
+        Panel::peak(
+            "Stall time per second",
+            "Worker seconds spent in stalls per second, at the worst moment; 1 is a whole worker. \
+            Stalls caused by the host are not included.",
+        )
+        .query(
+            "stalled",
+            &format!(
+                "{} or 0 * sum(tower_stall_in_progress_seconds{{$route}})",
+                rate("", &format!("tower_stall_duration_seconds_sum{{$route, {BY_CODE}}}")),
+            ),
+        )
+        .unit("none")
+        .decimals(3)
+        .no_value("no stalls")
+        .base_color(GREEN)
+        .threshold(0.01, ORANGE)
+        .threshold(0.5, RED),
+        Panel::peak(
+            "Longest poll",
+            "Upper bound of the longest poll in the selected time range: the bound of its bucket. \
+            A poll above 25 ms stalls its worker.",
+        )
+        .query(
+            "longest",
+            &format!(
+                "histogram_quantile(1, {})",
+                buckets("tower_stall_poll_duration_seconds", "{$route}"),
+            ),
+        )
+        .unit("s")
+        .no_value("no polls")
+        .base_color(GREEN)
+        .threshold(0.025_1, ORANGE)
+        .threshold(0.5, RED),
+        Panel::peak(
+            "Longest stall in progress",
+            "Age of the oldest stall in progress, at the worst scrape of the selected time range.",
+        )
+        .query("in progress", "max(tower_stall_in_progress_seconds{$route})")
+        .unit("s")
+        .no_value("no requests")
+        .base_color(GREEN)
+        .threshold(0.1, YELLOW)
+        .threshold(1.0, ORANGE)
+        .threshold(5.0, RED),
+        Panel::peak(
+            "Schedule latency (p99)",
+            "Time from the wake of a request to its next poll, at the worst moment. If it is high, \
+            this route is a victim: the Overview names the routes that stall the workers.",
+        )
+        .query("latency", &quantile("0.99", "", "tower_stall_schedule_delay_seconds", "{$route}"))
+        .unit("s")
+        .no_value("no waits")
+        .base_color(GREEN)
+        .threshold(0.1, ORANGE)
+        .threshold(0.5, RED),
+        Panel::peak("Requests in flight", "Requests that have begun and not ended, at the peak.")
             .query("in flight", "sum(tower_stall_requests_in_flight{$route})")
-            .nothing("none")
-            .below("blue"),
+            .no_value("none")
+            .base_color("blue"),
     ]
 }
 
 fn causes() -> Panel {
     Panel::stacked(
-        "Stolen, by cause",
-        "Worker seconds stolen per second. cpu: it computes; move that to spawn_blocking or split it. blocked: it sleeps in a system call or on a \
-        lock; use the async one. preempted, paused: the machine, not this route. unknown: over before the watchdog saw it.",
+        "Stall time by cause",
+        "Worker seconds spent in stalls per second. cpu: the handler computes; move the work to \
+        spawn_blocking or split it. blocked: the handler waits in a system call or for a lock; use \
+        the async counterpart. preempted, paused: caused by the host, not by this route. unknown: \
+        the stall ended before the watchdog saw it.",
     )
-    .query("{{cause}}", "sum by (cause) (rate(tower_stall_duration_seconds_sum{$route}[$__rate_interval]))")
+    .query("{{cause}}", &rate("cause", "tower_stall_duration_seconds_sum{$route}"))
     .unit("none")
-    .reach(0.1)
-    .nothing("No stall has ended")
-    .by_cause()
+    .soft_max(0.1)
+    .no_value("No stall has ended")
+    .cause_colors()
 }
 
 fn polls() -> Panel {
     Panel::heatmap(
-        "Polls",
-        "How many polls took how long. Healthy is one band at the bottom; two bands are two kinds of request.",
+        "Poll duration",
+        "Number of polls by duration. A healthy route shows one band at the bottom; two bands are \
+        two kinds of requests.",
     )
-    .query("{{le}}", "sum by (le) (increase(tower_stall_poll_duration_seconds_bucket{$route}[$__rate_interval]))")
-    .nothing("No requests")
+    .query("{{le}}", &buckets("tower_stall_poll_duration_seconds", "{$route}"))
+    .no_value("No requests")
 }
 
 fn durations() -> Panel {
+    let duration = |q| quantile(q, "", "tower_stall_request_duration_seconds", "{$route}");
+    let busy = |q| quantile(q, "", "tower_stall_request_busy_seconds", "{$route}");
     Panel::log_lines(
         "Request duration and busy time",
-        "From the call to the end of the body, beside the part of it that was spent in polls. Is it us or the database? Near each other: \
-        our code. Far apart: what we wait for, or a wait for a worker.",
+        "Time from the call to the end of the body, and the part of it that was spent in polls. If \
+        the two are close, the time goes into this service's own code. If they are far apart, it \
+        goes into waiting: for a database or another service, or for a worker.",
     )
-    .query("duration p50", "histogram_quantile(0.5, sum by (le) (rate(tower_stall_request_duration_seconds_bucket{$route}[$__rate_interval])))")
-    .query("duration p99", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_request_duration_seconds_bucket{$route}[$__rate_interval])))")
-    .query("busy p50", "histogram_quantile(0.5, sum by (le) (rate(tower_stall_request_busy_seconds_bucket{$route}[$__rate_interval])))")
-    .query("busy p99", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_request_busy_seconds_bucket{$route}[$__rate_interval])))")
+    .query("duration p50", &duration("0.5"))
+    .query("duration p99", &duration("0.99"))
+    .query("busy p50", &busy("0.5"))
+    .query("busy p99", &busy("0.99"))
     .unit("s")
-    .nothing("No requests")
+    .no_value("No requests")
 }
 
-fn own_share() -> Panel {
+fn breakdown() -> Panel {
+    let requests = rate("", "tower_stall_request_duration_seconds_count{$route}");
+    let duration = rate("", "tower_stall_request_duration_seconds_sum{$route}");
+    let busy = rate("", "tower_stall_request_busy_seconds_sum{$route}");
+    let latency = format!(
+        "({} or 0 * sum(tower_stall_requests_in_flight{{$route}}))",
+        rate("", "tower_stall_schedule_delay_seconds_sum{$route}"),
+    );
     Panel::stacked(
-        "Where a request's time goes",
-        "Mean time of a request, in three parts: in our code, waiting for a worker though it could go on, and waiting for something else, \
-        such as a database, a timer or the client.",
+        "Request time breakdown",
+        "Mean time of a request, in three parts: in this service's own code, ready but waiting for \
+        a worker, and waiting for something else, such as a database, a timer or the client.",
     )
-    .query("our code", "sum(rate(tower_stall_request_busy_seconds_sum{$route}[$__rate_interval])) / sum(rate(tower_stall_request_duration_seconds_count{$route}[$__rate_interval]))")
-    .query("waiting for a worker", "(sum(rate(tower_stall_schedule_delay_seconds_sum{$route}[$__rate_interval])) or 0 * sum(tower_stall_requests_in_flight{$route})) / sum(rate(tower_stall_request_duration_seconds_count{$route}[$__rate_interval]))")
+    .query("own code", &format!("{busy} / {requests}"))
+    .query("waiting for a worker", &format!("{latency} / {requests}"))
     .query(
         "waiting for something else",
-        "clamp_min(\n  sum(rate(tower_stall_request_duration_seconds_sum{$route}[$__rate_interval])) - sum(rate(tower_stall_request_busy_seconds_sum{$route}[$__rate_interval]))\n  - (sum(rate(tower_stall_schedule_delay_seconds_sum{$route}[$__rate_interval])) or 0 * sum(tower_stall_requests_in_flight{$route})),\n  0\n) / sum(rate(tower_stall_request_duration_seconds_count{$route}[$__rate_interval]))",
+        &format!("clamp_min(\n  {duration} - {busy}\n  - {latency},\n  0\n) / {requests}"),
     )
     .unit("s")
-    .nothing("No requests")
+    .no_value("No requests")
 }
 
 fn poll_quantiles() -> Panel {
+    let duration = |q| quantile(q, "phase", "tower_stall_poll_duration_seconds", "{$route}");
     Panel::log_lines(
-        "Polls, by phase",
-        "How long one poll takes. handler: the call and its future; body: a frame of the answer. The dashed line is the stall threshold's default.",
+        "Poll duration by phase",
+        "handler: the call and its future. body: one frame of the response body. The dashed line \
+        is the default stall threshold.",
     )
-    .query("{{phase}} p50", "histogram_quantile(0.5, sum by (phase, le) (rate(tower_stall_poll_duration_seconds_bucket{$route}[$__rate_interval])))")
-    .query("{{phase}} p99", "histogram_quantile(0.99, sum by (phase, le) (rate(tower_stall_poll_duration_seconds_bucket{$route}[$__rate_interval])))")
+    .query("{{phase}} p50", &duration("0.5"))
+    .query("{{phase}} p99", &duration("0.99"))
     .unit("s")
-    .nothing("No requests")
-    .from(0.025, ORANGE)
-    .below("transparent")
+    .no_value("No requests")
+    .threshold(0.025, ORANGE)
+    .base_color("transparent")
 }
 
-fn waits() -> Panel {
+fn latency() -> Panel {
+    let latency = |q| quantile(q, "", "tower_stall_schedule_delay_seconds", "{$route}");
     Panel::log_lines(
-        "Wait for a worker",
-        "From a request's wake to its next poll. What is here was done to this route by others, or by itself on another connection.",
+        "Schedule latency",
+        "Time from the wake of a request to its next poll. It is caused by other routes, or by \
+        other requests of this one.",
     )
-    .query("p50", "histogram_quantile(0.5, sum by (le) (rate(tower_stall_schedule_delay_seconds_bucket{$route}[$__rate_interval])))")
-    .query("p99", "histogram_quantile(0.99, sum by (le) (rate(tower_stall_schedule_delay_seconds_bucket{$route}[$__rate_interval])))")
+    .query("p50", &latency("0.5"))
+    .query("p99", &latency("0.99"))
     .unit("s")
-    .nothing("Its requests never wait")
-    .from(0.1, ORANGE)
-    .below("transparent")
+    .no_value("No waits")
+    .threshold(0.1, ORANGE)
+    .base_color("transparent")
 }
 
 fn outcomes() -> Panel {
     Panel::stacked(
-        "Outcomes",
-        "Requests per second by how they ended. cancelled: dropped before the end, as by a client that gave up; if it comes with stalls, they \
-        are why.",
+        "Requests by outcome",
+        "Requests per second. cancelled: dropped before the end, as when a client gives up; if \
+        this coincides with stalls, they are the likely reason.",
     )
     .size(8, 8)
-    .query("{{outcome}}", "sum by (outcome) (rate(tower_stall_requests_total{$route}[$__rate_interval]))")
+    .query("{{outcome}}", &rate("outcome", "tower_stall_requests_total{$route}"))
     .unit("reqps")
-    .nothing("No requests")
+    .no_value("No requests")
 }
 
 fn in_flight() -> Panel {
-    Panel::lines("In flight", "Requests that have begun and are not over. It grows while nothing gets done.")
-        .size(8, 8)
-        .query("{{method}} {{route}}", "topk(10, sum by (method, route) (tower_stall_requests_in_flight{$route}))")
-        .nothing("No requests")
+    let requests = sum("method, route", "tower_stall_requests_in_flight{$route}");
+    Panel::lines(
+        "Requests in flight",
+        "Requests that have begun and not ended. The number grows while none completes.",
+    )
+    .size(8, 8)
+    .query("{{method}} {{route}}", &format!("topk(10, {requests})"))
+    .no_value("No requests")
 }
 
 fn handed_off() -> Panel {
+    let polls = rate("method, route", "tower_stall_handed_off_polls_total{$route}");
     Panel::bars(
-        "Handed off",
-        "Long polls that gave their worker away by block_in_place. They hold up nobody, and are no stalls; each costs a thread.",
+        "Polls handed off",
+        "Long polls inside block_in_place, which hands the worker's core to another thread. They \
+        delay no other task, so they are not stalls, but each takes a thread.",
     )
     .size(8, 8)
-    .query("{{method}} {{route}}", "topk(10, sum by (method, route) (rate(tower_stall_handed_off_polls_total{$route}[$__rate_interval])))")
+    .query("{{method}} {{route}}", &format!("topk(10, {polls})"))
     .unit("eps")
-    .nothing("No block_in_place")
+    .no_value("No block_in_place")
 }

@@ -1,38 +1,46 @@
-//! What a reader chooses at the top of a dashboard.
+//! The variables at the top of a dashboard.
 
 use serde_json::{Value, json};
 
-/// One list of values, taken from a label.
+/// A variable whose values are those of a label.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variable {
     name: &'static str,
     label: &'static str,
-    /// The series that have the label.
-    of: &'static str,
+    /// The series whose label values are listed.
+    series: &'static str,
 }
 
-pub(crate) const JOB: Variable = Variable { name: "job", label: "Job", of: "tower_stall_build_info" };
-pub(crate) const INSTANCE: Variable =
-    Variable { name: "instance", label: "Instance", of: r#"tower_stall_build_info{job=~"$job"}"# };
+pub(crate) const JOB: Variable =
+    Variable { name: "job", label: "Job", series: "tower_stall_build_info" };
+pub(crate) const INSTANCE: Variable = Variable {
+    name: "instance",
+    label: "Instance",
+    series: r#"tower_stall_build_info{job=~"$job"}"#,
+};
 pub(crate) const METHOD: Variable = Variable {
     name: "method",
     label: "Method",
-    of: r#"tower_stall_requests_in_flight{job=~"$job", instance=~"$instance"}"#,
+    series: r#"tower_stall_requests_in_flight{job=~"$job", instance=~"$instance"}"#,
 };
 pub(crate) const ROUTE: Variable = Variable {
     name: "route",
     label: "Route",
-    of: r#"tower_stall_requests_in_flight{job=~"$job", instance=~"$instance", method=~"$method"}"#,
+    series: "tower_stall_requests_in_flight\
+        {job=~\"$job\", instance=~\"$instance\", method=~\"$method\"}",
 };
-pub(crate) const RUNTIME: Variable =
-    Variable { name: "runtime", label: "Runtime", of: r#"tower_stall_workers{job=~"$job", instance=~"$instance"}"# };
+pub(crate) const RUNTIME: Variable = Variable {
+    name: "runtime",
+    label: "Runtime",
+    series: r#"tower_stall_workers{job=~"$job", instance=~"$instance"}"#,
+};
 
-/// Every panel, variable and annotation asks the data source that is chosen.
+/// Returns the reference to the selected data source, for panels, variables and annotations.
 pub(crate) fn datasource() -> Value {
     json!({ "type": "prometheus", "uid": "${datasource}" })
 }
 
-/// The choice of the data source itself.
+/// Returns the variable that selects the data source.
 pub(crate) fn datasources() -> Value {
     json!({
         "name": "datasource",
@@ -52,7 +60,7 @@ pub(crate) fn datasources() -> Value {
 
 impl Variable {
     pub(crate) fn json(self) -> Value {
-        let query = format!("label_values({}, {})", self.of, self.name);
+        let query = format!("label_values({}, {})", self.series, self.name);
         json!({
             "name": self.name,
             "label": self.label,
@@ -66,7 +74,7 @@ impl Variable {
             "includeAll": true,
             "multi": true,
             "options": [],
-            // With the time range: routes come and go.
+            // Reloads with the time range, because routes come and go.
             "refresh": 2,
             "regex": "",
             "skipUrlSync": false,

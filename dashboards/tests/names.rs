@@ -1,6 +1,7 @@
-//! Tests that code, dashboards, rules, runbook and docs use the same names.
+//! Tests that the dashboards, rules, runbook and docs use the documented names.
 //!
-//! The crate's own test compares its catalogue with `src/docs/metrics.md`; these compare that page with all the rest.
+//! A test of the main crate compares its metrics with `src/docs/metrics.md`; these tests compare
+//! that page with everything else.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,36 +11,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use support::promql::{self, Query};
 use support::{
-    DASHBOARDS, Metric, alerts, dashboard, here, label_values, list, metrics, queries, read, repository, rules, text,
+    DASHBOARDS, Metric, alerts, dashboard, here, label_values, list, metrics, queries, read,
+    repository, rules, text,
 };
 
-/// Metrics that no dashboard and no rule asks, each with the reason. There is none.
+/// Metrics that no dashboard and no rule uses, each with the reason. Currently none.
 const UNUSED: [(&str, &str); 0] = [];
-/// What Prometheus itself adds.
-const TARGET: [&str; 2] = ["job", "instance"];
+/// Labels that Prometheus adds.
+const TARGET_LABELS: [&str; 2] = ["job", "instance"];
 
-/// All expressions, with their places.
+/// Returns all expressions with their places.
 fn expressions() -> Vec<(String, String)> {
     let of_dashboards = DASHBOARDS.iter().flat_map(|name| {
-        queries(&dashboard(name)).into_iter().map(move |(place, expr)| (format!("{name}.json, {place}"), expr))
+        queries(&dashboard(name))
+            .into_iter()
+            .map(move |(place, expr)| (format!("{name}.json, {place}"), expr))
     });
-    let of_rules = rules().into_iter().map(|rule| (rule.alert.or(rule.record).unwrap_or_default(), rule.expr));
+    let of_rules =
+        rules().into_iter().map(|rule| (rule.alert.or(rule.record).unwrap_or_default(), rule.expr));
     of_dashboards.chain(of_rules).collect()
 }
 
-fn read_all() -> Vec<(String, Query)> {
-    let read = |(place, expr): (String, String)| match promql::read(&expr) {
+fn parse_all() -> Vec<(String, Query)> {
+    let parse = |(place, expr): (String, String)| match promql::parse(&expr) {
         Ok(query) => (place, query),
         Err(error) => panic!("{place}: {error}\n{expr}"),
     };
-    expressions().into_iter().map(read).collect()
+    expressions().into_iter().map(parse).collect()
 }
 
-/// Each series that may be asked for, with its labels.
+/// Returns each series that exists, with its labels.
 fn series() -> BTreeMap<String, BTreeSet<String>> {
     let mut series = BTreeMap::new();
     for Metric { name, kind, mut labels } in metrics() {
-        labels.extend(TARGET.map(str::to_owned));
+        labels.extend(TARGET_LABELS.map(str::to_owned));
         if kind == "histogram" {
             let mut of_buckets = labels.clone();
             of_buckets.insert("le".into());
@@ -51,7 +56,8 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     series.extend(rules().into_iter().filter_map(|rule| {
-        let level = rule.record.as_deref()?.split(':').next()?.split('_').map(str::to_owned).collect();
+        let level =
+            rule.record.as_deref()?.split(':').next()?.split('_').map(str::to_owned).collect();
         Some((rule.record?, level))
     }));
     series.insert("ALERTS".into(), ["alertstate", "alertname", "job"].map(str::to_owned).into());
@@ -59,46 +65,63 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn each_metric_is_used_or_left_out_for_a_reason() {
-    let used: BTreeSet<_> = read_all().into_iter().flat_map(|(_, query)| query.selectors).map(|it| it.name).collect();
+fn metrics_are_used_or_listed_as_unused() {
+    let used: BTreeSet<_> =
+        parse_all().into_iter().flat_map(|(_, query)| query.selectors).map(|it| it.name).collect();
     for metric in metrics() {
-        let is_used = used.iter().any(|name| of_series(name) == metric.name || *name == metric.name);
-        let is_left_out = UNUSED.iter().any(|(name, _)| *name == metric.name);
-        assert!(is_used != is_left_out, "{}: used {is_used}, in the list of the unused {is_left_out}", metric.name);
+        let is_used =
+            used.iter().any(|name| metric_of(name) == metric.name || *name == metric.name);
+        let is_listed = UNUSED.iter().any(|(name, _)| *name == metric.name);
+        assert!(
+            is_used != is_listed,
+            "{}: used {is_used}, listed as unused {is_listed}",
+            metric.name
+        );
     }
 }
 
-fn of_series(name: &str) -> &str {
-    ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+fn metric_of(name: &str) -> &str {
+    ["_bucket", "_sum", "_count"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(name)
 }
 
 #[test]
-fn each_name_and_label_exists() {
+fn queries_use_existing_series_and_labels() {
     let series = series();
-    for (place, query) in read_all() {
+    for (place, query) in parse_all() {
         let mut known = BTreeSet::new();
         for selector in &query.selectors {
-            let Some(labels) = series.get(&selector.name) else { panic!("{place}: there is no {}", selector.name) };
+            let Some(labels) = series.get(&selector.name) else {
+                panic!("{place}: there is no {}", selector.name)
+            };
             for (label, ..) in &selector.matchers {
                 assert!(labels.contains(label), "{place}: {} has no label {label}", selector.name);
             }
             known.extend(labels.clone());
         }
         for label in &query.labels {
-            assert!(known.contains(label), "{place}: nothing in it has the label {label}");
+            assert!(known.contains(label), "{place}: no series in it has the label {label}");
         }
     }
 }
 
 #[test]
-fn each_value_of_a_label_exists() {
-    let listed = ["cause", "probe", "phase", "result", "outcome"].map(|label| (label, label_values(label).unwrap()));
+fn queries_use_existing_label_values() {
+    let listed = ["cause", "probe", "phase", "result", "outcome"]
+        .map(|label| (label, label_values(label).unwrap()));
     let mut compared = 0;
-    for (place, query) in read_all() {
+    for (place, query) in parse_all() {
         for (label, _, value) in query.selectors.iter().flat_map(|selector| &selector.matchers) {
-            let Some((_, values)) = listed.iter().find(|(listed, _)| listed == label) else { continue };
+            let Some((_, values)) = listed.iter().find(|(listed, _)| listed == label) else {
+                continue;
+            };
             for value in value.split('|') {
-                assert!(values.contains(value), "{place}: {label} is never {value}, but one of {values:?}");
+                assert!(
+                    values.contains(value),
+                    "{place}: {label} is {value}, not one of {values:?}"
+                );
                 compared += 1;
             }
         }
@@ -106,29 +129,34 @@ fn each_value_of_a_label_exists() {
     assert!(compared > 10, "{compared} values were compared");
 }
 
-/// Prometheus 3 writes `le="1.0"` for what is scraped as `le="1"`, so that neither alone finds both.
+/// Prometheus 3 stores `le="1"` as `le="1.0"`, so a query must match both.
 #[test]
-fn whole_bounds_of_buckets_are_found_however_they_are_written() {
-    for (place, query) in read_all() {
-        for (label, operator, value) in query.selectors.iter().flat_map(|selector| &selector.matchers) {
-            let whole =
-                label == "le" && operator == "=" && value.parse::<f64>().is_ok_and(|bound| bound.fract() == 0.0);
-            assert!(!whole, "{place}: le=\"{value}\"");
+fn integral_bucket_bounds_match_both_spellings() {
+    for (place, query) in parse_all() {
+        for (label, operator, value) in
+            query.selectors.iter().flat_map(|selector| &selector.matchers)
+        {
+            let is_integral = label == "le"
+                && operator == "="
+                && value.parse::<f64>().is_ok_and(|bound| bound.fract() == 0.0);
+            assert!(!is_integral, "{place}: le=\"{value}\"");
         }
     }
 }
 
 #[test]
-fn each_legend_shows_labels_that_are_left() {
+fn legends_show_labels_that_remain() {
     for name in DASHBOARDS {
         for panel in list(&dashboard(name), "/panels") {
             for target in list(panel, "/targets") {
-                let query = promql::read(text(target, "/expr")).unwrap();
-                for label in
-                    text(target, "/legendFormat").split("{{").skip(1).filter_map(|rest| rest.split("}}").next())
+                let query = promql::parse(text(target, "/expr")).unwrap();
+                for label in text(target, "/legendFormat")
+                    .split("{{")
+                    .skip(1)
+                    .filter_map(|rest| rest.split("}}").next())
                 {
                     assert!(
-                        query.labels.iter().any(|left| left == label),
+                        query.labels.iter().any(|remaining| remaining == label),
                         "{name}.json, {}: {label}",
                         text(panel, "/title")
                     );
@@ -141,47 +169,59 @@ fn each_legend_shows_labels_that_are_left() {
 // === Rules ===
 
 #[test]
-fn each_recording_rule_is_named_for_its_level_and_used() {
-    let all = read_all();
+fn recording_rules_are_named_by_level_and_used() {
+    let all = parse_all();
     for rule in rules() {
         let Some(name) = rule.record else { continue };
         assert_eq!(name.split(':').count(), 3, "{name} is not level:metric:operations");
-        let users: Vec<_> = all.iter().filter(|(_, query)| query.selectors.iter().any(|it| it.name == name)).collect();
-        assert!(!users.is_empty(), "nobody uses {name}");
+        let users: Vec<_> = all
+            .iter()
+            .filter(|(_, query)| query.selectors.iter().any(|it| it.name == name))
+            .collect();
+        assert!(!users.is_empty(), "{name} is unused");
     }
 }
 
 #[test]
-fn each_alert_has_all_that_a_person_needs() {
+fn alerts_have_texts_severity_and_links() {
     for (name, alert) in alerts() {
         assert!(name.starts_with("EventLoop"), "{name}");
-        assert!(["critical", "warning", "info"].contains(&alert.labels["severity"].as_str()), "{name}");
-        let annotation = |key: &str| alert.annotations.get(key).unwrap_or_else(|| panic!("{name} has no {key}"));
+        assert!(
+            ["critical", "warning", "info"].contains(&alert.labels["severity"].as_str()),
+            "{name}"
+        );
+        let annotation =
+            |key: &str| alert.annotations.get(key).unwrap_or_else(|| panic!("{name} has no {key}"));
         let (summary, description) = (annotation("summary"), annotation("description"));
         assert!(summary.ends_with('.') && !summary.contains("{{"), "{name}: {summary}");
         assert!(description.contains("{{") && description.ends_with('.'), "{name}: {description}");
         let home = "https://github.com/tower-stall/tower-stall/blob/main/docs/runbook.md#";
         assert_eq!(*annotation("runbook_url"), format!("{home}{}", name.to_lowercase()));
-        leads_to_a_dashboard(&name, annotation("dashboard_url").strip_prefix("http://localhost:3000").unwrap());
+        assert_dashboard_link(
+            &name,
+            annotation("dashboard_url").strip_prefix("http://localhost:3000").unwrap(),
+        );
     }
 }
 
-/// Whether a link's dashboard and its variables exist.
-fn leads_to_a_dashboard(place: &str, link: &str) {
+/// Asserts that the dashboard of a link exists and has its variables.
+fn assert_dashboard_link(place: &str, link: &str) {
     let (path, query) = link.split_once('?').unwrap();
     let uid = path.strip_prefix("/d/").unwrap();
-    let found = DASHBOARDS.map(dashboard).into_iter().find(|dashboard| dashboard["uid"] == uid);
-    let Some(found) = found else { panic!("{place}: there is no dashboard {uid}") };
-    for variable in query.split('&').filter_map(|part| part.strip_prefix("var-")?.split('=').next()) {
-        let known = list(&found, "/templating/list").iter().any(|it| text(it, "/name") == variable);
+    let target = DASHBOARDS.map(dashboard).into_iter().find(|dashboard| dashboard["uid"] == uid);
+    let Some(target) = target else { panic!("{place}: there is no dashboard {uid}") };
+    for variable in query.split('&').filter_map(|part| part.strip_prefix("var-")?.split('=').next())
+    {
+        let known =
+            list(&target, "/templating/list").iter().any(|it| text(it, "/name") == variable);
         assert!(known, "{place}: {uid} has no variable {variable}");
     }
 }
 
 #[test]
-fn each_alert_is_tested_to_fire_and_to_be_silent() {
+fn alerts_are_tested_to_fire_and_to_stay_silent() {
     let mut fires = BTreeSet::new();
-    let mut is_silent = BTreeSet::new();
+    let mut stays_silent = BTreeSet::new();
     for file in std::fs::read_dir(here().join("rules/tests")).unwrap() {
         let file: Value = serde_norway::from_str(&read(file.unwrap().path())).unwrap();
         for test in list(&file, "/tests") {
@@ -190,64 +230,70 @@ fn each_alert_is_tested_to_fire_and_to_be_silent() {
             let name = |check: &Value| text(check, "/alertname").to_owned();
             for check in checks {
                 for alert in expected(check) {
-                    assert!(alert["exp_labels"].is_object() && alert["exp_annotations"].is_object(), "{alert}");
+                    assert!(
+                        alert["exp_labels"].is_object() && alert["exp_annotations"].is_object(),
+                        "{alert}"
+                    );
                     fires.insert(name(check));
                 }
             }
             if checks.iter().all(|check| expected(check).is_empty()) {
-                is_silent.extend(checks.iter().map(name));
+                stays_silent.extend(checks.iter().map(name));
             }
         }
     }
     let all: BTreeSet<_> = alerts().into_keys().collect();
     assert_eq!(fires, all);
-    assert_eq!(is_silent, all);
+    assert_eq!(stays_silent, all);
 }
 
 // === Links and docs ===
 
 #[test]
-fn each_link_of_a_dashboard_leads_somewhere() {
-    let mut followed = 0;
+fn dashboard_links_are_valid() {
+    let mut checked = 0;
     for name in DASHBOARDS {
-        let written = read(here().join(format!("{name}.json")));
-        for link in written.split('"').filter(|word| word.starts_with("/d/")) {
-            leads_to_a_dashboard(name, link);
-            followed += 1;
+        let json = read(here().join(format!("{name}.json")));
+        for link in json.split('"').filter(|word| word.starts_with("/d/")) {
+            assert_dashboard_link(name, link);
+            checked += 1;
         }
         let home = "https://github.com/tower-stall/tower-stall/blob/main/";
-        for link in written.split(home).skip(1) {
+        for link in json.split(home).skip(1) {
             let link = link.split(['"', ')']).next().unwrap();
-            assert!(exists(link), "{name}.json leads to {link}");
-            followed += 1;
+            assert!(exists(link), "{name}.json links to {link}");
+            checked += 1;
         }
     }
-    assert!(followed > 10, "{followed}");
+    assert!(checked > 10, "{checked}");
 }
 
-/// Whether a page of this repository exists, and the heading in it.
+/// Returns whether a page of this repository exists, with the heading that the link names.
 fn exists(link: &str) -> bool {
     let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
     let path = repository().join(path);
     path.exists() && (anchor.is_empty() || headings(&read(path)).contains(anchor))
 }
 
-/// The anchors that GitHub gives the headings of a page.
+/// Returns the anchors that GitHub generates for the headings of a page.
 fn headings(page: &str) -> BTreeSet<String> {
     let anchor = |heading: &str| -> String {
-        let kept = heading
+        let text = heading
             .trim()
             .to_lowercase()
             .chars()
             .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
             .collect::<String>();
-        kept.replace(' ', "-")
+        text.replace(' ', "-")
     };
-    page.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+    page.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .collect()
 }
 
 #[test]
-fn the_runbook_has_a_section_for_each_alert_and_no_other() {
+fn runbook_sections_match_the_alerts() {
     let runbook = read(repository().join("docs/runbook.md"));
     let sections: BTreeSet<_> = runbook
         .lines()
@@ -257,29 +303,42 @@ fn the_runbook_has_a_section_for_each_alert_and_no_other() {
     assert_eq!(sections, alerts().into_keys().collect());
     for section in runbook.split("\n## EventLoop").skip(1) {
         let section = section.split("\n## ").next().unwrap();
-        for part in ["**Means**", "**Confirm**", "**Do**", "**Silence**"] {
-            assert!(section.contains(part), "EventLoop{}: no {part}", section.lines().next().unwrap());
+        for part in
+            ["**Meaning**", "**Impact**", "**Diagnosis**", "**Mitigation**", "**Silencing**"]
+        {
+            assert!(
+                section.contains(part),
+                "EventLoop{}: no {part}",
+                section.lines().next().unwrap()
+            );
         }
     }
 }
 
 #[test]
-fn the_docs_name_what_exists() {
+fn docs_use_existing_names() {
     let series = series();
-    let known = |name: &str| series.contains_key(name) || series.keys().any(|it| of_series(it) == name);
+    let known =
+        |name: &str| series.contains_key(name) || series.keys().any(|it| metric_of(it) == name);
     for page in ["docs/runbook.md", "docs/alerting.md", "docs/dashboards.md"] {
-        let written = read(repository().join(page));
-        let words = written.split(|c: char| !(c.is_alphanumeric() || "_:".contains(c)));
-        for name in words.filter(|word| word.contains("tower_stall_")).map(|word| word.trim_matches(':')) {
+        let text = read(repository().join(page));
+        let words = text.split(|c: char| !(c.is_alphanumeric() || "_:".contains(c)));
+        for name in
+            words.filter(|word| word.contains("tower_stall_")).map(|word| word.trim_matches(':'))
+        {
             assert!(
                 known(name) || series.keys().any(|it| name.ends_with('_') && it.starts_with(name)),
                 "{page}: there is no {name}"
             );
         }
-        for link in written.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.starts_with("http") {
-                let link = if link.starts_with('#') { format!("{page}{link}") } else { format!("docs/{link}") };
-                assert!(exists(&link), "{page} leads to {link}");
+                let link = if link.starts_with('#') {
+                    format!("{page}{link}")
+                } else {
+                    format!("docs/{link}")
+                };
+                assert!(exists(&link), "{page} links to {link}");
             }
         }
     }
@@ -289,14 +348,17 @@ fn the_docs_name_what_exists() {
     }
     let dashboards = read(repository().join("docs/dashboards.md"));
     for name in DASHBOARDS {
-        assert!(dashboards.contains(&format!("../dashboards/{name}.json")), "docs/dashboards.md lacks {name}.json");
+        assert!(
+            dashboards.contains(&format!("../dashboards/{name}.json")),
+            "docs/dashboards.md lacks {name}.json"
+        );
     }
 }
 
-// === What else a dashboard must be ===
+// === Layout ===
 
 #[test]
-fn each_panel_tells_how_to_read_it_and_has_its_place() {
+fn panels_have_descriptions_and_do_not_overlap() {
     for name in DASHBOARDS {
         let dashboard = dashboard(name);
         let mut taken = BTreeSet::new();
@@ -306,9 +368,13 @@ fn each_panel_tells_how_to_read_it_and_has_its_place() {
                 panel["type"] == "text" || text(panel, "/description").len() > 30,
                 "{name}.json, {title}: no description"
             );
-            let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+            let [x, y, w, h] =
+                ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
             let cells = (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y)));
-            assert!(cells.into_iter().all(|cell| taken.insert(cell)), "{name}.json, {title} lies on another");
+            assert!(
+                cells.into_iter().all(|cell| taken.insert(cell)),
+                "{name}.json, {title} overlaps another panel"
+            );
         }
         let id = |panel: &Value| panel["id"].as_u64().unwrap();
         let ids: BTreeSet<_> = list(&dashboard, "/panels").iter().map(id).collect();

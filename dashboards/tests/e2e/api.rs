@@ -1,4 +1,4 @@
-//! What Prometheus and Alertmanager are asked.
+//! Clients of the HTTP APIs of Prometheus and Alertmanager.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ pub(crate) struct Prometheus(String);
 
 pub(crate) struct Alertmanager(String);
 
-/// An alert as it reached Alertmanager.
+/// An alert as received by Alertmanager.
 #[derive(Debug)]
 pub(crate) struct Alert {
     pub(crate) name: String,
@@ -26,45 +26,52 @@ impl Prometheus {
         Self(format!("http://127.0.0.1:{port}/api/v1"))
     }
 
-    /// The series that a query gives now; none as long as the server does not answer.
+    /// Returns the current result of a query, empty while the server is not ready.
     #[track_caller]
     pub(crate) fn instant(&self, query: &str) -> Vec<Value> {
-        self.ask("query", &[("query", query.to_owned())])
+        self.query("query", &[("query", query.to_owned())])
     }
 
-    /// The series that a query gives over the last minute.
+    /// Returns the result of a query over the last minute.
     #[track_caller]
     pub(crate) fn range(&self, query: &str) -> Vec<Value> {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let [start, end] = [now - 60, now].map(|second| second.to_string());
-        self.ask("query_range", &[("query", query.to_owned()), ("start", start), ("end", end), ("step", "5".into())])
+        self.query(
+            "query_range",
+            &[("query", query.to_owned()), ("start", start), ("end", end), ("step", "5".into())],
+        )
     }
 
     #[track_caller]
-    fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Vec<Value> {
+    fn query(&self, path: &str, parameters: &[(&str, String)]) -> Vec<Value> {
         let request = ureq::get(format!("{}/{path}", self.0))
             .query_pairs(parameters.iter().map(|(key, value)| (*key, value.as_str())));
         match request.call() {
-            Ok(mut answer) => list(&answer.body_mut().read_json().unwrap(), "/data/result").to_vec(),
-            // It is not ready yet.
-            Err(ureq::Error::StatusCode(503) | ureq::Error::Io(_) | ureq::Error::ConnectionFailed) => Vec::new(),
+            Ok(mut response) => {
+                list(&response.body_mut().read_json().unwrap(), "/data/result").to_vec()
+            }
+            // The server is still starting.
+            Err(
+                ureq::Error::StatusCode(503) | ureq::Error::Io(_) | ureq::Error::ConnectionFailed,
+            ) => Vec::new(),
             Err(error) => panic!("{error}: {parameters:?}"),
         }
     }
 }
 
-/// A page as a browser would get it.
+/// Returns the body of a page.
 #[track_caller]
 pub(crate) fn page(url: &str) -> String {
     ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap()
 }
 
-/// The value of a series at one moment.
+/// Returns the value of an instant series.
 pub(crate) fn value(series: &Value) -> f64 {
     text(series, "/value/1").parse().unwrap()
 }
 
-/// Whether a series over time is ever a number.
+/// Returns whether a range series has any value but NaN.
 pub(crate) fn has_number(series: &Value) -> bool {
     list(series, "/values").iter().any(|value| value[1] != "NaN")
 }
@@ -74,10 +81,12 @@ impl Alertmanager {
         Self(format!("http://127.0.0.1:{port}/api/v2"))
     }
 
-    /// Those that fire, inhibited or not.
+    /// Returns the active alerts, whether inhibited or not.
     pub(crate) fn alerts(&self) -> Vec<Alert> {
-        let Ok(mut answer) = ureq::get(format!("{}/alerts", self.0)).call() else { return Vec::new() };
-        let alerts: Vec<Value> = answer.body_mut().read_json().unwrap();
+        let Ok(mut response) = ureq::get(format!("{}/alerts", self.0)).call() else {
+            return Vec::new();
+        };
+        let alerts: Vec<Value> = response.body_mut().read_json().unwrap();
         alerts.iter().map(Alert::read).collect()
     }
 }

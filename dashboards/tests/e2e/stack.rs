@@ -1,4 +1,4 @@
-//! The processes, and the directory they run in.
+//! The processes of the test, and their working directory.
 
 use std::fs;
 use std::net::TcpListener;
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::api::{Alertmanager, Prometheus};
-use super::lapse::faster;
 use super::support::{RULES, here, read, repository};
+use super::time_lapse::faster;
 
-/// Ends when it is dropped.
+/// The running processes. Dropping it stops them.
 pub(crate) struct Stack {
     ports: Ports,
     children: Vec<Child>,
     directory: PathBuf,
 }
 
-/// Free ports, in the place of those that the shipped files have.
+/// Free ports that replace those in the shipped files.
 struct Ports {
-    sick: u16,
+    blocking: u16,
     healthy: u16,
     deadlocked: u16,
     prometheus: u16,
@@ -27,7 +27,8 @@ struct Ports {
 
 impl Stack {
     pub(crate) fn start() -> Self {
-        let directory = std::env::temp_dir().join(format!("tower-stall-e2e-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("tower-stall-e2e-{}", std::process::id()));
         let mut stack = Self { ports: Ports::free(), children: Vec::new(), directory };
         stack.write_files();
         stack.start_demos();
@@ -43,7 +44,7 @@ impl Stack {
         Alertmanager::at(self.ports.alertmanager)
     }
 
-    /// Copies of the shipped files, in the same places to one another.
+    /// Writes copies of the shipped files, with the same relative paths.
     fn write_files(&self) {
         let rules = self.directory.join("dashboards/rules");
         let configuration = self.directory.join("examples/observability");
@@ -55,29 +56,38 @@ impl Stack {
         }
         for file in ["prometheus.yml", "alertmanager.yml"] {
             let shipped = read(repository().join("examples/observability").join(file));
-            fs::write(configuration.join(file), self.ports.in_place(&faster(&shipped))).unwrap();
+            fs::write(configuration.join(file), self.ports.substitute(&faster(&shipped))).unwrap();
         }
     }
 
-    /// Two workers each, as many as a small machine has cores.
+    /// Starts the demos with two workers each, as many as a small machine has cores.
     fn start_demos(&mut self) {
-        // Cargo puts examples beside the directory of the test that runs.
-        let demo = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join("demo");
+        // Cargo puts examples next to the directory of the test binary.
+        let demo = std::env::current_exe()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .with_file_name("examples")
+            .join("demo");
         assert!(demo.exists(), "{} is missing: ./x e2e builds it", demo.display());
-        for (job, port, further) in [
-            ("demo-sick", self.ports.sick, &[][..]),
-            ("demo-healthy", self.ports.healthy, &["--healthy"]),
-            ("demo-deadlocked", self.ports.deadlocked, &["--healthy", "--deadlock"]),
+        for (job, port, arguments) in [
+            ("demo-blocking", self.ports.blocking, &[][..]),
+            ("demo-healthy", self.ports.healthy, &["--no-blocking"]),
+            ("demo-deadlocked", self.ports.deadlocked, &["--no-blocking", "--deadlock"]),
         ] {
             let mut command = Command::new(&demo);
-            command.args(["--port", "0", "--workers", "2", "--metrics-port", &port.to_string()]).args(further);
+            command
+                .args(["--port", "0", "--workers", "2", "--metrics-port", &port.to_string()])
+                .args(arguments);
             self.spawn(command, job);
         }
     }
 
     fn start_servers(&mut self) {
-        let (prometheus, alertmanager) =
-            (program("PROMETHEUS", "prometheus"), program("ALERTMANAGER", "prometheus-alertmanager"));
+        let (prometheus, alertmanager) = (
+            program("PROMETHEUS", "prometheus"),
+            program("ALERTMANAGER", "prometheus-alertmanager"),
+        );
         let configuration = self.directory.join("examples/observability");
         let mut command = Command::new(prometheus);
         command.arg(option("config.file", configuration.join("prometheus.yml").display()));
@@ -88,7 +98,7 @@ impl Stack {
         command.arg(option("config.file", configuration.join("alertmanager.yml").display()));
         command.arg(option("storage.path", self.directory.join("alertmanager").display()));
         command.arg(option("web.listen-address", format!("127.0.0.1:{}", self.ports.alertmanager)));
-        // Without peers: else it listens on every address.
+        // Disables clustering, which would listen on all addresses.
         command.arg("--cluster.listen-address=");
         self.spawn(command, "alertmanager");
     }
@@ -120,7 +130,7 @@ impl Drop for Stack {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            println!("the logs are in {}", self.directory.display());
+            println!("logs: {}", self.directory.display());
         } else {
             let _ = fs::remove_dir_all(&self.directory);
         }
@@ -129,14 +139,26 @@ impl Drop for Stack {
 
 impl Ports {
     fn free() -> Self {
-        // Held together, so that they differ.
-        let held: Vec<_> = (0..5).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-        let port = |index: usize| held[index].local_addr().unwrap().port();
-        Self { sick: port(0), healthy: port(1), deadlocked: port(2), prometheus: port(3), alertmanager: port(4) }
+        // Binds all of them at once, so that they differ.
+        let listeners: Vec<_> =
+            (0..5).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let port = |index: usize| listeners[index].local_addr().unwrap().port();
+        Self {
+            blocking: port(0),
+            healthy: port(1),
+            deadlocked: port(2),
+            prometheus: port(3),
+            alertmanager: port(4),
+        }
     }
 
-    fn in_place(&self, text: &str) -> String {
-        let shipped = [(9464, self.sick), (9465, self.healthy), (9466, self.deadlocked), (9093, self.alertmanager)];
+    fn substitute(&self, text: &str) -> String {
+        let shipped = [
+            (9464, self.blocking),
+            (9465, self.healthy),
+            (9466, self.deadlocked),
+            (9093, self.alertmanager),
+        ];
         shipped.iter().fold(text.to_owned(), |text, (from, to)| {
             text.replace(&format!("\"127.0.0.1:{from}\""), &format!("\"127.0.0.1:{to}\""))
         })

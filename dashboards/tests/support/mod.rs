@@ -1,5 +1,5 @@
-//! What the tests share: the files, read, and the metrics that the crate's docs tell of.
-#![allow(dead_code)] // No test uses all of it.
+//! Access to the files under test, and to the metrics that the crate documents.
+#![allow(dead_code)] // Each test uses only a part.
 
 pub(crate) mod promql;
 
@@ -13,12 +13,12 @@ use serde_json::Value;
 pub(crate) const DASHBOARDS: [&str; 3] = ["overview", "route", "instance"];
 pub(crate) const RULES: [&str; 2] = ["recording", "alerts"];
 
-/// This directory.
+/// Returns the root of this crate.
 pub(crate) fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The top of the repository.
+/// Returns the root of the repository.
 pub(crate) fn repository() -> PathBuf {
     here().parent().unwrap().to_owned()
 }
@@ -43,7 +43,7 @@ pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Every query of a dashboard, and where it stands.
+/// Returns every query of a dashboard with its place.
 pub(crate) fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let panels = list(dashboard, "/panels").iter().flat_map(|panel| {
         list(panel, "/targets").iter().map(|target| {
@@ -94,14 +94,14 @@ pub(crate) fn rules() -> Vec<Rule> {
         .collect()
 }
 
-/// Each alert under its name.
+/// Returns the alerts by name.
 pub(crate) fn alerts() -> BTreeMap<String, Rule> {
     rules().into_iter().filter_map(|rule| Some((rule.alert.clone()?, rule))).collect()
 }
 
 // === Metrics ===
 
-/// A metric as the crate's docs tell of it, which a test of the crate compares with its catalogue.
+/// A metric as documented. A test of the main crate compares the documentation with the code.
 #[derive(Debug)]
 pub(crate) struct Metric {
     pub(crate) name: String,
@@ -118,8 +118,10 @@ pub(crate) fn metrics() -> Vec<Metric> {
     let mut metrics = Vec::new();
     for line in docs().lines() {
         let quoted: Vec<_> = quoted(line).map(str::to_owned).collect();
-        if line.starts_with("**") {
-            common = if line.contains("All of them have the label") { quoted } else { Vec::new() };
+        if line.starts_with("# ") {
+            common.clear();
+        } else if line.starts_with("All of these have the label") {
+            common = quoted;
         } else if line.starts_with("| `tower_stall_") {
             let cells: Vec<_> = line.split('|').map(str::trim).collect();
             let further = self::quoted(cells[3]).map(str::to_owned);
@@ -130,14 +132,14 @@ pub(crate) fn metrics() -> Vec<Metric> {
             });
         }
     }
-    assert!(metrics.len() > 20, "metrics.md is not understood: {metrics:?}");
+    assert!(metrics.len() > 20, "cannot parse metrics.md: {metrics:?}");
     metrics
 }
 
-/// The values that a label may have, where the docs list all of them.
+/// Returns the possible values of a label, if the documentation lists all of them.
 pub(crate) fn label_values(label: &str) -> Option<BTreeSet<String>> {
     let docs = docs();
-    let start = docs.find(&format!("\n- `{label}`: "))? + 1;
+    let start = docs.find(&format!("\n- `{label}`:"))? + 1;
     let item = docs[start..].split("\n- ").next()?.split("\n\n").next()?;
     Some(quoted(item).skip(1).map(str::to_owned).collect())
 }

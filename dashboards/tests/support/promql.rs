@@ -1,38 +1,40 @@
-//! What an expression looks at.
+//! The selectors and labels of a PromQL expression.
 
 use promql_parser::parser::{self, AggregateExpr, Call, Expr, LabelModifier, VectorSelector};
 use promql_parser::util::{ExprVisitor, walk_expr};
 
-/// Stands for Grafana's `$__rate_interval`: nobody writes that by hand.
+/// Placeholder for Grafana's `$__rate_interval`; no real query uses this value.
 const RATE_INTERVAL: &str = "7321s";
 
 /// One selector, such as `name{label="value"}`.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     pub(crate) name: String,
-    /// Label, operator, value.
+    /// Triples of label, operator and value.
     pub(crate) matchers: Vec<(String, String, String)>,
-    /// The function around its range, if it has one.
+    /// The function that is applied to its range, if any.
     pub(crate) function: Option<String>,
-    /// Whether that range is Grafana's `$__rate_interval`.
+    /// Whether its range is Grafana's `$__rate_interval`.
     pub(crate) at_rate_interval: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Query {
     pub(crate) selectors: Vec<Selector>,
-    /// Labels of `by`, `without`, `on` and so on.
+    /// Labels in clauses such as `by`, `without` and `on`.
     pub(crate) labels: Vec<String>,
 }
 
 impl Selector {
     pub(crate) fn has(&self, label: &str, operator: &str, value: &str) -> bool {
-        self.matchers.iter().any(|(name, op, of)| name == label && op == operator && of == value)
+        self.matchers
+            .iter()
+            .any(|matcher| (&*matcher.0, &*matcher.1, &*matcher.2) == (label, operator, value))
     }
 }
 
-/// Reads an expression of a dashboard or a rule.
-pub(crate) fn read(expr: &str) -> Result<Query, String> {
+/// Parses an expression of a dashboard or a rule.
+pub(crate) fn parse(expr: &str) -> Result<Query, String> {
     let expr = expr
         .replace("$__rate_interval", RATE_INTERVAL)
         .replace("$__range_s", "3600")
@@ -44,29 +46,36 @@ pub(crate) fn read(expr: &str) -> Result<Query, String> {
 }
 
 impl Query {
-    fn select(&mut self, vector: &VectorSelector, range: Option<std::time::Duration>) {
+    fn add_selector(&mut self, vector: &VectorSelector, range: Option<std::time::Duration>) {
         let mut matchers: Vec<_> = vector.matchers.matchers.clone();
         matchers.extend(vector.matchers.or_matchers.iter().flatten().cloned());
-        let named = matchers.iter().find(|matcher| matcher.name == "__name__").map(|matcher| matcher.value.clone());
+        let name = matchers
+            .iter()
+            .find(|matcher| matcher.name == "__name__")
+            .map(|matcher| matcher.value.clone());
         self.selectors.push(Selector {
-            name: vector.name.clone().or(named).unwrap_or_default(),
-            matchers: matchers.into_iter().map(|it| (it.name, it.op.to_string(), it.value)).collect(),
+            name: vector.name.clone().or(name).unwrap_or_default(),
+            matchers: matchers
+                .into_iter()
+                .map(|it| (it.name, it.op.to_string(), it.value))
+                .collect(),
             function: None,
-            at_rate_interval: range.is_some_and(|range| format!("{}s", range.as_secs()) == RATE_INTERVAL),
+            at_rate_interval: range
+                .is_some_and(|range| format!("{}s", range.as_secs()) == RATE_INTERVAL),
         });
     }
 
-    fn group(&mut self, modifier: Option<&LabelModifier>) {
+    fn add_labels(&mut self, modifier: Option<&LabelModifier>) {
         if let Some(LabelModifier::Include(labels) | LabelModifier::Exclude(labels)) = modifier {
             self.labels.extend(labels.labels.iter().cloned());
         }
     }
 
-    /// Notes the function of the selectors that were found inside its arguments.
-    fn call(&mut self, call: &Call) {
+    /// Adds the range selectors among the arguments of a function, with its name.
+    fn add_call(&mut self, call: &Call) {
         for argument in &call.args.args {
             if let Expr::MatrixSelector(matrix) = &**argument {
-                self.select(&matrix.vs, Some(matrix.range));
+                self.add_selector(&matrix.vs, Some(matrix.range));
                 if let Some(selector) = self.selectors.last_mut() {
                     selector.function = Some(call.func.name.to_owned());
                 }
@@ -80,13 +89,13 @@ impl ExprVisitor for Query {
 
     fn pre_visit(&mut self, expr: &Expr) -> Result<bool, String> {
         match expr {
-            Expr::VectorSelector(vector) => self.select(vector, None),
-            // Those of a range are found by their function.
-            Expr::Call(call) => self.call(call),
-            Expr::Aggregate(AggregateExpr { modifier, .. }) => self.group(modifier.as_ref()),
+            Expr::VectorSelector(vector) => self.add_selector(vector, None),
+            // Also adds range selectors.
+            Expr::Call(call) => self.add_call(call),
+            Expr::Aggregate(AggregateExpr { modifier, .. }) => self.add_labels(modifier.as_ref()),
             Expr::Binary(binary) => {
                 if let Some(modifier) = &binary.modifier {
-                    self.group(modifier.matching.as_ref());
+                    self.add_labels(modifier.matching.as_ref());
                 }
             }
             _ => {}

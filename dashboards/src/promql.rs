@@ -1,0 +1,26 @@
+//! Expressions that several panels share.
+
+/// Selects the stalls that the code caused, as opposed to the host.
+pub(crate) const BY_CODE: &str = r#"cause!~"preempted|paused""#;
+
+/// The sum of an expression, grouped by labels; `by` may be empty.
+pub(crate) fn sum(by: &str, expr: &str) -> String {
+    if by.is_empty() { format!("sum({expr})") } else { format!("sum by ({by}) ({expr})") }
+}
+
+/// The sum of a counter's rates.
+pub(crate) fn rate(by: &str, counter: &str) -> String {
+    sum(by, &format!("rate({counter}[$__rate_interval])"))
+}
+
+/// A quantile of a histogram. `by` lists the labels to keep besides `le`, and may be empty.
+pub(crate) fn quantile(quantile: &str, by: &str, histogram: &str, selector: &str) -> String {
+    let by = if by.is_empty() { "le".to_owned() } else { format!("{by}, le") };
+    let buckets = rate(&by, &format!("{histogram}_bucket{selector}"));
+    format!("histogram_quantile({quantile}, {buckets})")
+}
+
+/// How many samples each bucket of a histogram gained.
+pub(crate) fn buckets(histogram: &str, selector: &str) -> String {
+    sum("le", &format!("increase({histogram}_bucket{selector}[$__rate_interval])"))
+}
