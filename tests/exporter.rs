@@ -21,10 +21,11 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::ServiceExt;
 use tower_stall::StallMonitor;
 use tower_stall::prometheus::{buckets, serve};
+use tracing::Level;
 
 use self::support::{
-    builder_for, current_thread_runtime, eventually, holds_for, http_get, http_request,
-    in_own_process, monitor_for, runtime,
+    PanickingSubscriber, builder_for, current_thread_runtime, eventually, holds_for, http_get,
+    http_request, in_own_process, monitor_for, runtime,
 };
 
 /// Scrapes an exporter, and checks the content type.
@@ -400,6 +401,22 @@ fn gauges_of_several_monitors_add_up() {
                 "{text}"
             );
         }
+    });
+}
+
+#[test]
+fn gauges_are_withdrawn_although_the_subscriber_panics_at_the_last_report() {
+    in_own_process(|| {
+        let addr = serve(([127, 0, 0, 1], 0)).unwrap().local_addr();
+        let runtime = runtime(1);
+        let _subscriber = tracing::subscriber::set_default(PanickingSubscriber::new(Level::WARN));
+        let monitor = monitor_for(&runtime);
+        let workers = r#"tower_stall_workers{runtime="main"}"#;
+        eventually("the gauge is set", || value(&scrape(addr), workers) == Some(1.0));
+        let nap = monitor.instrument("nap", async { thread::sleep(Duration::from_millis(60)) });
+        runtime.block_on(runtime.spawn(nap)).unwrap();
+        monitor.shutdown();
+        assert_eq!(value(&scrape(addr), workers), Some(0.0));
     });
 }
 

@@ -6,7 +6,6 @@
 mod support;
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -18,13 +17,12 @@ use http::Request;
 use serde_json::Value;
 use tower::ServiceExt;
 use tower_stall::{Cause, Stall, StallMonitor, StallMonitorBuilder};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
-use self::support::{DEADLINE, ended, eventually, eventually_async};
+use self::support::{DEADLINE, PanickingSubscriber, ended, eventually, eventually_async};
 
 /// What a subscriber has written, and the names of the threads that wrote.
 #[derive(Clone, Default)]
@@ -178,40 +176,11 @@ async fn missing_stacks_are_logged_once() {
     }
 }
 
-/// Counts notices, and panics at each one, without the panic hook.
-#[derive(Clone, Default)]
-struct PanicsOnInfo(Arc<AtomicUsize>);
-
-impl Subscriber for PanicsOnInfo {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        if *event.metadata().level() == Level::INFO {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            std::panic::resume_unwind(Box::new("a panic of the subscriber"));
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 #[test]
 fn a_subscriber_that_panics_at_a_notice_loses_no_report() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (report, reports) = mpsc::channel();
-    let subscriber = PanicsOnInfo::default();
+    let subscriber = PanickingSubscriber::new(Level::INFO);
     let _subscriber = tracing::subscriber::set_default(subscriber.clone());
     let monitor = StallMonitor::builder()
         .runtime(runtime.handle().clone())
@@ -225,7 +194,7 @@ fn a_subscriber_that_panics_at_a_notice_loses_no_report() {
     }
     monitor.shutdown();
     let no_stacks = usize::from(!HAS_STACKS && cfg!(feature = "stacks"));
-    assert_eq!(subscriber.0.load(Ordering::Relaxed), 1 + no_stacks, "each notice is logged once");
+    assert_eq!(subscriber.events(), 1 + no_stacks, "each notice is logged once");
 }
 
 #[tokio::test]

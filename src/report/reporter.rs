@@ -1,4 +1,4 @@
-//! The reporter's thread. It may be slow: no other thread waits for it.
+//! The reporter's thread. It may be slow: no polling thread waits for it.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,10 +65,10 @@ impl Reporter {
         loop {
             // Read before the work, so that everything queued before the closing is processed.
             let is_closed = self.monitor.queue.is_closed();
-            if catch_unwind(AssertUnwindSafe(|| self.run_once(is_closed))).is_err() {
-                self.monitor.queue.count_dropped();
-            }
+            self.contain(|reporter| reporter.run_once(is_closed));
+            self.contain(Self::log_notices);
             if is_closed {
+                self.contain(Self::close_exporter);
                 return;
             }
             if self.waiting.is_empty() {
@@ -87,12 +87,18 @@ impl Reporter {
             self.exporter.flush(&self.monitor);
         }
         self.drain(is_closed);
-        if is_closed {
-            self.exporter.flush(&self.monitor);
-            self.exporter.close();
+    }
+
+    fn close_exporter(&mut self) {
+        self.exporter.flush(&self.monitor);
+        self.exporter.close();
+    }
+
+    /// Runs a step. A panic in it ends this step only, and is counted.
+    fn contain(&mut self, step: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| step(self))).is_err() {
+            self.monitor.queue.count_dropped();
         }
-        // Last: a subscriber that panics loses the notice, and nothing else.
-        self.log_notices();
     }
 
     /// Logs each requested notice once.

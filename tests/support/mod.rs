@@ -8,6 +8,7 @@ mod metrics;
 mod monitors;
 mod process;
 mod scrape;
+mod subscriber;
 mod waiting;
 
 pub(crate) use self::bodies::{SCRIPTED, Script, Step};
@@ -19,4 +20,5 @@ pub(crate) use self::monitors::{
 };
 pub(crate) use self::process::{child_command, in_own_process, is_child};
 pub(crate) use self::scrape::Scrape;
+pub(crate) use self::subscriber::PanickingSubscriber;
 pub(crate) use self::waiting::{DEADLINE, eventually, eventually_async, holds_for, poll_until};
