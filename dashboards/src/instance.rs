@@ -3,7 +3,8 @@
 use crate::dashboard::Dashboard;
 use crate::host_delay;
 use crate::links::{TO_ROUTE, TO_STALLS};
-use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW};
+use crate::longest_stall;
+use crate::panel::{GREEN, ORANGE, Panel, RED};
 use crate::promql::{quantile, rate};
 use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB, RUNTIME};
@@ -41,17 +42,7 @@ fn stats() -> Vec<Panel> {
             .query("workers", "sum(tower_stall_workers{$runtime})")
             .no_value("no instance")
             .base_color("blue"),
-        Panel::peak(
-            "Longest stall in progress",
-            "Age of the oldest stall in progress, at the worst scrape of the selected time range.",
-        )
-        .query("in progress", "max(tower_stall_in_progress_seconds{$instance})")
-        .unit("s")
-        .no_value("no requests")
-        .base_color(GREEN)
-        .threshold(0.1, YELLOW)
-        .threshold(1.0, ORANGE)
-        .threshold(5.0, RED),
+        longest_stall::panel(longest_stall::AGE, "$instance").no_value("no requests"),
         Panel::peak(
             "Lag (p99)",
             "How late the runtime ran ready tasks and timers, at the worst moment.",

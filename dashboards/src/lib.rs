@@ -8,6 +8,7 @@ mod host_delay;
 mod instance;
 mod kubernetes;
 mod links;
+mod longest_stall;
 mod overview;
 mod panel;
 mod promql;

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::host_delay;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_STALLS, TO_ROUTE};
+use crate::longest_stall;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW, link};
 use crate::promql::{BY_CODE, buckets, quantile, rate};
 use crate::stall_tables;
@@ -38,19 +39,13 @@ fn stats() -> Vec<Panel> {
         quantile("0.99", "job, instance, runtime, probe", "tower_stall_lag_seconds", "{$instance}");
     let ticks = rate("job, instance", "tower_stall_watchdog_ticks_total{$instance}");
     vec![
-        Panel::peak(
-            "Longest stall in progress",
+        longest_stall::panel(
             "Age of the oldest stall in progress, at the worst scrape of the selected time range. \
             Above 5 s the worker counts as wedged; the table below names the route. Stalls shorter \
             than the scrape interval may be missing here, but not in the other panels.",
+            "$instance",
         )
-        .query("in progress", "max(tower_stall_in_progress_seconds{$instance})")
-        .no_value("no instance")
-        .unit("s")
-        .base_color(GREEN)
-        .threshold(0.1, YELLOW)
-        .threshold(1.0, ORANGE)
-        .threshold(5.0, RED),
+        .no_value("no instance"),
         Panel::peak(
             "Worker time in stalls",
             "Share of all worker time of the worst job that was spent in stalls caused by its own \

@@ -1,7 +1,8 @@
 //! One route or several: whether their time goes into their own code or into what they wait for.
 
 use crate::dashboard::Dashboard;
-use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW};
+use crate::longest_stall;
+use crate::panel::{GREEN, ORANGE, Panel, RED};
 use crate::promql::{BY_CODE, buckets, quantile, rate, sum};
 use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB, METHOD, ROUTE};
@@ -88,17 +89,7 @@ fn stats() -> Vec<Panel> {
         .base_color(GREEN)
         .threshold(0.025_1, ORANGE)
         .threshold(0.5, RED),
-        Panel::peak(
-            "Longest stall in progress",
-            "Age of the oldest stall in progress, at the worst scrape of the selected time range.",
-        )
-        .query("in progress", "max(tower_stall_in_progress_seconds{$route})")
-        .unit("s")
-        .no_value("no requests")
-        .base_color(GREEN)
-        .threshold(0.1, YELLOW)
-        .threshold(1.0, ORANGE)
-        .threshold(5.0, RED),
+        longest_stall::panel(longest_stall::AGE, "$route").no_value("no requests"),
         Panel::peak(
             "Schedule latency (p99)",
             "Time from the wake of a request to its next poll, at the worst moment. If it is high, \
