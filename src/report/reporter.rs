@@ -193,7 +193,7 @@ impl Reporter {
     fn report_ended(&mut self, ended: EndedStall) {
         let EndedStall { mut stall, mut end, span } = ended;
         let mut samples = self.monitor.history.lock().samples.take(stall.id);
-        // A signal may have been answered late, when the poll had ended.
+        // A thread may have responded to a signal late, when the poll had ended.
         let duration = end.saturating_sub(stall.poll.start);
         samples.retain(|sample| sample.age <= duration);
         let route = stall.poll.route;

@@ -17,7 +17,7 @@ pub(crate) enum CaptureResult {
     Torn,
     /// The thread was running, and signals are disabled.
     Running,
-    /// The thread did not answer the signal.
+    /// The thread did not respond to the signal.
     Timeout,
     /// Not supported on this platform.
     Unsupported,
@@ -27,7 +27,7 @@ pub(crate) enum CaptureResult {
 #[derive(Debug)]
 pub(crate) struct Capture {
     pub(crate) request: CaptureRequest,
-    /// How much later than requested it was captured: a thread that is off the CPU answers late.
+    /// How much later than requested it was captured: a thread that is off the CPU responds late.
     pub(crate) delay: Duration,
     /// The system call that the thread was blocked in; `None` if it was running.
     pub(crate) blocked_in: Option<Syscall>,

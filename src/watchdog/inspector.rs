@@ -107,7 +107,7 @@ impl PollInspector {
             .sampler
             .capture(&monitor.capture_pool, request, target, |id| monitor.is_running(id));
         self.has_captures |= is_captured;
-        // A torn stack, or a signal without an answer, is tried again at the next scan.
+        // A torn stack, or a signal without a response, is tried again at the next scan.
         if is_captured || !(is_blocked || monitor.stack_signals) {
             observations.set_next_capture(is_blocked, age + interval);
         }

@@ -11,11 +11,11 @@ use crate::shard::PollId;
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 use crate::stacks::{Capture, CapturePool, CaptureRequest, CaptureResult, TargetThread};
 
-/// How long the watchdog spins for the answer to a signal: a thread on a CPU answers within
+/// How long the watchdog spins for the response to a signal: a thread on a CPU responds within
 /// microseconds.
 const SPIN_TIMEOUT: Duration = Duration::from_micros(200);
-/// How long a thread may take to answer before the request is cancelled. A thread that is off the
-/// CPU cannot answer.
+/// How long a thread may take to respond before the request is cancelled. A thread that is off the
+/// CPU cannot respond.
 const SIGNAL_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct StackSampler {
     pending: Option<PendingSample>,
 }
 
-/// A signal that has not been answered yet.
+/// A signal without a response so far.
 #[derive(Debug)]
 struct PendingSample {
     sample: SampleRequest,
@@ -121,7 +121,7 @@ impl StackSampler {
         self.pending.is_some()
     }
 
-    /// Gives a thread that is on a CPU the time to answer. A later answer is collected by a later
+    /// Gives a thread that is on a CPU the time to respond. A later sample is collected by a later
     /// scan.
     fn spin(&mut self, pool: &CapturePool, is_running: impl Fn(PollId) -> bool) -> bool {
         let started_at = Instant::now();

@@ -10,7 +10,7 @@ use super::shared_sample::SharedSample;
 use super::signal_sample::{SignalSample, saved_registers};
 use crate::os::Tid;
 
-/// The request and its answer.
+/// The request and its sample.
 #[cfg(not(tower_stall_loom))]
 pub(super) static SHARED: SharedSample<SignalSample> = SharedSample::new(SignalSample::empty());
 
@@ -25,7 +25,7 @@ pub(super) fn cookie_base() -> u64 {
     (&raw const SHARED).addr() as u64 / size_of::<SharedSample<SignalSample>>() as u64
 }
 
-/// Answers a request of ours, and forwards all other signals.
+/// Fulfills a request of ours, and forwards all other signals.
 ///
 /// # Safety
 ///
@@ -48,7 +48,7 @@ pub(super) unsafe extern "C" fn on_signal(
     };
     if let (Some(number), Some(interrupted)) = (number, interrupted) {
         let capture = |sample: &mut SignalSample, mark| sample.capture(interrupted, mark);
-        SHARED.answer(number, Tid::current(), capture);
+        SHARED.fulfill(number, Tid::current(), capture);
     } else {
         // SAFETY: the caller guarantees the same conditions.
         unsafe { disposition::forward(signal, info, context) };

@@ -33,7 +33,7 @@
 //!
 //! SIGURG is ignored by default, so a signal that arrives after our handler is gone does no harm.
 //! Signals that are not ours are forwarded to the previously installed handler. A handler installed
-//! after ours may or may not forward ours; if it does not, requests are not answered, and nothing
+//! after ours may or may not forward ours; if it does not, requests are not fulfilled, and nothing
 //! worse happens. A child of `fork` inherits the handler but not the watchdog, so no samples are
 //! requested there.
 
@@ -91,7 +91,7 @@ impl SignalSampler {
     ///
     /// A blocked thread may be sampled, but its system call may then fail with EINTR. While the
     /// signal of a cancelled request is pending for a thread, a new request to that thread is not
-    /// answered: the kernel keeps one pending signal of a kind.
+    /// fulfilled: the kernel keeps one pending signal of a kind.
     pub(super) fn request(&self, thread: Tid, mark: u64) -> Option<SampleRequest> {
         let request = SampleRequest(SHARED.request(thread, mark)?);
         Message::new(cookie_base(), request.0.number()).send(thread).then_some(request)
@@ -107,7 +107,7 @@ impl Drop for SignalSampler {
 // === impl SampleRequest ===
 
 impl SampleRequest {
-    /// Copies the sample to `stack` if the thread has answered. Never waits.
+    /// Copies the sample to `stack` if the thread has responded. Never waits.
     pub(super) fn poll(&mut self, stack: &mut StackSnapshot) -> SampleStatus {
         let mark = self.0.mark();
         match self.0.take(|sample| sample.copy_to(stack, mark)) {

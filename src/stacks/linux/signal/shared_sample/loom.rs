@@ -21,18 +21,18 @@ fn write_mark(sample: &mut [u64; 2], mark: u64) {
 /// Starts a handler on a thread of its own.
 fn spawn_handler(shared: &Shared, number: u64) -> thread::JoinHandle<()> {
     let shared = Arc::clone(shared);
-    thread::spawn(move || shared.answer(number, THREAD, write_mark))
+    thread::spawn(move || shared.fulfill(number, THREAD, write_mark))
 }
 
 /// Checks that no request is left, and that the sample may be accessed.
 fn assert_free(shared: &SharedSample<[u64; 2]>) {
     let mut request = shared.request(THREAD, 99).expect("the sample is free");
-    shared.answer(request.number(), THREAD, write_mark);
+    shared.fulfill(request.number(), THREAD, write_mark);
     assert_eq!(request.take(|sample| *sample), Some([99; 2]));
 }
 
 #[test]
-fn loom_a_request_is_answered_once() {
+fn loom_a_request_is_fulfilled_once() {
     ::loom::model(|| {
         let shared = shared();
         let mut request = shared.request(THREAD, 40).unwrap();
@@ -65,7 +65,7 @@ fn loom_a_taken_sample_is_complete() {
 }
 
 #[test]
-fn loom_only_the_requested_thread_answers() {
+fn loom_only_the_requested_thread_fulfills_a_request() {
     ::loom::model(|| {
         let shared = shared();
         drop(shared.request(THREAD, 40));
@@ -81,7 +81,7 @@ fn loom_only_the_requested_thread_answers() {
 
 /// The handler may run before the request, whose number is all that it has.
 #[test]
-fn loom_an_answer_uses_the_mark_of_its_request() {
+fn loom_a_sample_uses_the_mark_of_its_request() {
     ::loom::model(|| {
         let shared = shared();
         let handler = spawn_handler(&shared, 1);
@@ -107,7 +107,7 @@ fn loom_at_most_one_handler_copies() {
             let (shared, copies, number) =
                 (Arc::clone(&shared), Arc::clone(&copies), request.number());
             thread::spawn(move || {
-                shared.answer(number, THREAD, |sample, mark| {
+                shared.fulfill(number, THREAD, |sample, mark| {
                     copies.fetch_add(1, Ordering::Relaxed);
                     write_mark(sample, mark);
                 });
@@ -149,7 +149,7 @@ fn loom_a_signal_after_a_cancelled_request_writes_nothing() {
 }
 
 #[test]
-fn loom_a_late_signal_does_not_answer_the_next_request() {
+fn loom_a_late_signal_does_not_fulfill_the_next_request() {
     ::loom::model(|| {
         let shared = shared();
         let first = shared.request(THREAD, 40).unwrap();
@@ -158,7 +158,7 @@ fn loom_a_late_signal_does_not_answer_the_next_request() {
         // Refused while the handler is copying for the request that was dropped.
         if let Some(mut second) = shared.request(THREAD, 50) {
             assert_eq!(second.take(|sample| *sample), None);
-            shared.answer(second.number(), THREAD, write_mark);
+            shared.fulfill(second.number(), THREAD, write_mark);
             assert_eq!(second.take(|sample| *sample), Some([50; 2]));
         }
         handler.join().unwrap();
@@ -188,7 +188,7 @@ fn loom_concurrent_requests_do_not_mix() {
         let shared = shared();
         let sample = |shared: &Shared, thread: Tid, mark: u64| {
             let Some(mut request) = shared.request(thread, mark) else { return };
-            shared.answer(request.number(), thread, write_mark);
+            shared.fulfill(request.number(), thread, write_mark);
             assert_eq!(request.take(|sample| *sample), Some([mark; 2]));
         };
         let other = {

@@ -4,11 +4,11 @@
 //! One word holds the number of a request and its phase. Every arrow is one atomic operation:
 //!
 //! ```text
-//! Free ─request─► Filling ─request─► Requested ─answer─► Copying ─answer─► Done ─take─► Free
+//! Free ─request─► Filling ─request─► Requested ─fulfill─► Copying ─fulfill─► Done ─take─► Free
 //!                                        │                  │                └─cancel─► Free
 //!                                      cancel              drop
 //!                                        ▼                  ▼
-//!                                       Free            Abandoned ─answer─► Free
+//!                                       Free            Abandoned ─fulfill─► Free
 //! ```
 //!
 //! From `Copying` to `Done`, or to `Free` by way of `Abandoned`, the sample belongs to the handler.
@@ -31,7 +31,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// The bits of a request's number. The rest of a word is left to the phase, or to a cookie.
 pub(super) const NUMBER_BITS: u32 = 40;
 
-/// A request and the sample that answers it.
+/// A request and the sample that fulfills it.
 pub(super) struct SharedSample<T> {
     state: AtomicU64,
     /// The thread that the request is for.
@@ -58,7 +58,7 @@ enum SamplePhase {
     Free,
     /// The requester writes the thread and the mark.
     Filling,
-    /// The handler may answer, and the requester may cancel.
+    /// The handler may fulfill it, and the requester may cancel it.
     Requested,
     /// The handler owns the sample.
     Copying,
@@ -70,7 +70,7 @@ enum SamplePhase {
 
 // === impl SharedSample ===
 
-// SAFETY: all fields but `sample` are atomics. `sample` is accessed only by the call of `answer`
+// SAFETY: all fields but `sample` are atomics. `sample` is accessed only by the call of `fulfill`
 // that moved the state from `Requested` to `Copying`, until it leaves that phase, and through the
 // one `SampleHandle` with that number, from `Done` to `Free`. Each access happens before the next:
 // every store that hands the sample over is a Release, and every load that takes it over is an
@@ -112,15 +112,15 @@ impl<T> SharedSample<T> {
             .ok()?;
         self.thread.store(word(thread), Ordering::Relaxed);
         self.mark.store(mark, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `answer`, which then reads this thread and this mark.
+        // Release: pairs with the Acquire in `fulfill`, which then reads this thread and this mark.
         self.state.store(State::new(number, SamplePhase::Requested).0, Ordering::Release);
         Some(SampleHandle { shared: self, number, mark })
     }
 
-    /// Answers the request with that number, if it still exists and is for `thread`, which is the
+    /// Fulfills the request with that number, if it still exists and is for `thread`, which is the
     /// current one: `copy` writes the sample and is passed the mark. Called by the handler; it is
     /// async-signal-safe if `copy` is.
-    pub(super) fn answer(&self, number: u64, thread: Tid, copy: impl FnOnce(&mut T, u64)) {
+    pub(super) fn fulfill(&self, number: u64, thread: Tid, copy: impl FnOnce(&mut T, u64)) {
         // Acquire: pairs with the Release in `request`. If another request follows between this
         // load and the next, its number differs, and the transition fails.
         let is_requested =

@@ -11,12 +11,12 @@ fn write_mark(sample: &mut u64, mark: u64) {
 }
 
 #[test]
-fn a_request_is_answered_once_and_taken_once() {
+fn a_request_is_fulfilled_once_and_taken_once() {
     let shared = SharedSample::new(0);
     let mut request = shared.request(THREAD, 40).unwrap();
     assert_eq!(request.take(|sample| *sample), None);
-    shared.answer(request.number(), THREAD, write_mark);
-    shared.answer(request.number(), THREAD, |_, _| panic!("answered twice"));
+    shared.fulfill(request.number(), THREAD, write_mark);
+    shared.fulfill(request.number(), THREAD, |_, _| panic!("fulfilled twice"));
     assert!(shared.request(THREAD, 41).is_none(), "two requests at a time");
     assert_eq!(request.take(|sample| *sample), Some(40));
     assert_eq!(request.take(|sample| *sample), None);
@@ -24,21 +24,21 @@ fn a_request_is_answered_once_and_taken_once() {
 }
 
 #[test]
-fn only_the_requested_thread_answers_only_the_current_number() {
+fn only_the_requested_thread_fulfills_only_the_current_number() {
     let shared = SharedSample::new(0);
     let mut request = shared.request(THREAD, 40).unwrap();
     let number = request.number();
-    shared.answer(number, Tid(8), |_, _| panic!("another thread answered"));
-    shared.answer(number - 1, THREAD, |_, _| panic!("an old signal was answered"));
+    shared.fulfill(number, Tid(8), |_, _| panic!("another thread fulfilled it"));
+    shared.fulfill(number - 1, THREAD, |_, _| panic!("an old signal was fulfilled"));
     assert!(request.cancel());
-    shared.answer(number, THREAD, |_, _| panic!("a cancelled request was answered"));
+    shared.fulfill(number, THREAD, |_, _| panic!("a cancelled request was fulfilled"));
 }
 
 #[test]
 fn a_request_dropped_during_the_copy_is_freed_by_the_handler() {
     let shared = SharedSample::new(0);
     let mut request = shared.request(THREAD, 40).unwrap();
-    shared.answer(request.number(), THREAD, |_, _| {
+    shared.fulfill(request.number(), THREAD, |_, _| {
         assert!(!request.cancel());
         assert_eq!(request.take(|sample| *sample), None);
         drop(request);
@@ -51,7 +51,7 @@ fn a_request_dropped_during_the_copy_is_freed_by_the_handler() {
 fn a_request_dropped_after_the_copy_is_freed() {
     let shared = SharedSample::new(0);
     let request = shared.request(THREAD, 40).unwrap();
-    shared.answer(request.number(), THREAD, write_mark);
+    shared.fulfill(request.number(), THREAD, write_mark);
     drop(request);
     assert!(shared.request(THREAD, 41).is_some());
 }
@@ -78,7 +78,7 @@ fn of_two_concurrent_requests_one_is_refused() {
     assert_eq!(numbers.len(), requests, "two requests had the same number");
 }
 
-/// Another thread answers all requests, and takes its time for each.
+/// Another thread fulfills all requests, and takes its time for each.
 #[test]
 fn nothing_changes_the_state_after_a_cancelled_request() {
     let shared = SharedSample::new([0; 4096]);
@@ -86,7 +86,7 @@ fn nothing_changes_the_state_after_a_cancelled_request() {
     let handler = || {
         while !stop.load(Ordering::Relaxed) {
             let number = State(shared.state.load(Ordering::Relaxed)).number();
-            shared.answer(number, THREAD, |sample, mark| sample.fill(mark));
+            shared.fulfill(number, THREAD, |sample, mark| sample.fill(mark));
         }
     };
     thread::scope(|scope| {

@@ -206,15 +206,15 @@ fn a_different_previous_handler_is_restored_each_time() {
 }
 
 #[test]
-fn without_forwarding_a_request_is_not_answered() {
+fn without_forwarding_a_request_is_not_fulfilled() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
     set_handler(simple as SimpleHandler as usize, libc::SA_RESTART);
     let mut stack = StackSnapshot::empty();
     let mut request = target.request(&sampler).unwrap();
-    assert_eq!(wait(&mut request, &mut stack, NO_ANSWER), SampleStatus::Pending);
+    assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
     assert!(request.cancel());
     set_handler(libc::SIG_DFL, 0);
     let mut request = target.request(&sampler).unwrap();
-    assert_eq!(wait(&mut request, &mut stack, NO_ANSWER), SampleStatus::Pending);
+    assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
 }

@@ -21,8 +21,8 @@ use crate::stacks::snapshot::Registers;
 
 /// How long a thread may be off the CPU on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a test waits for an answer that must not come.
-const NO_ANSWER: Duration = Duration::from_millis(50);
+/// How long a test waits for a response that must not come.
+const NO_RESPONSE: Duration = Duration::from_millis(50);
 
 /// Runs one test at a time: there is one handler in a process.
 fn alone() -> MutexGuard<'static, ()> {

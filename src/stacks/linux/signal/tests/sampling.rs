@@ -20,11 +20,11 @@ fn is_code_of_this_executable(address: u64) -> bool {
     })
 }
 
-/// Answers a request to the current thread as the handler would, interrupted at a stack pointer.
-fn answer_at(sp: u64, request: &SampleRequest) {
+/// Fulfills a request to the current thread as the handler would, interrupted at a stack pointer.
+fn fulfill_at(sp: u64, request: &SampleRequest) {
     let mut registers = GeneralRegisters::default();
     registers[libc::REG_RSP as usize] = sp as i64;
-    SHARED.answer(request.0.number(), Tid::current(), |sample, mark| {
+    SHARED.fulfill(request.0.number(), Tid::current(), |sample, mark| {
         sample.capture(&registers, mark);
     });
 }
@@ -122,7 +122,7 @@ fn a_stack_pointer_that_is_not_mapped_yields_no_bytes() {
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     for sp in [0, 4096, 1 << 63, u64::MAX] {
         let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
-        answer_at(sp, &request);
+        fulfill_at(sp, &request);
         assert_eq!(request.poll(&mut stack), SampleStatus::Unreadable);
         assert_eq!(stack.registers.get(Registers::RSP), Some(sp));
         assert_eq!(stack.word(target.words), None, "bytes of the sample before");
@@ -144,7 +144,7 @@ fn a_copy_ends_at_the_first_unreadable_page() {
     let mut stack = StackSnapshot::empty();
     let sp = (page.addr() + PAGE - 800) as u64;
     let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
-    answer_at(sp, &request);
+    fulfill_at(sp, &request);
     assert_eq!(request.poll(&mut stack), SampleStatus::Copied);
     assert_eq!(stack.end(), (page.addr() + PAGE) as u64);
     assert_eq!(stack.word(stack.end() - 8), Some(0));
@@ -153,18 +153,18 @@ fn a_copy_ends_at_the_first_unreadable_page() {
 }
 
 #[test]
-fn a_thread_that_blocks_the_signal_does_not_answer() {
+fn a_thread_that_blocks_the_signal_does_not_respond() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let ((target, unblock), other) = (TestThread::blocking_the_signal(), TestThread::busy());
     let mut stack = StackSnapshot::empty();
     let mut request = target.request(&sampler).unwrap();
-    assert_eq!(wait(&mut request, &mut stack, NO_ANSWER), SampleStatus::Pending);
+    assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
     assert!(other.request(&sampler).is_none(), "two at a time");
     assert!(request.cancel());
     let mut next = other.request(&sampler).unwrap();
     unblock.store(true, Ordering::SeqCst);
-    thread::sleep(NO_ANSWER);
+    thread::sleep(NO_RESPONSE);
     assert_eq!(request.poll(&mut stack), SampleStatus::Pending);
     assert!(request.cancel());
     drop(request);
@@ -178,9 +178,9 @@ fn a_thread_that_blocks_the_signal_does_not_answer() {
     target.check(&stack);
 }
 
-/// The kernel keeps one pending signal of a kind, the first: the second request is not answered.
+/// The kernel keeps one pending signal of a kind, the first: the second request is not fulfilled.
 #[test]
-fn a_late_signal_does_not_answer_a_later_request() {
+fn a_late_signal_does_not_fulfill_a_later_request() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let (target, unblock) = TestThread::blocking_the_signal();
@@ -188,13 +188,13 @@ fn a_late_signal_does_not_answer_a_later_request() {
     assert!(target.request(&sampler).unwrap().cancel());
     let mut request = target.request(&sampler).unwrap();
     unblock.store(true, Ordering::SeqCst);
-    assert_eq!(wait(&mut request, &mut stack, NO_ANSWER), SampleStatus::Pending);
+    assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
     assert!(request.cancel());
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
 }
 
 #[test]
-fn no_thread_answers_for_another() {
+fn no_thread_responds_for_another() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let (target, unblock) = TestThread::blocking_the_signal();
@@ -237,7 +237,7 @@ fn a_dropped_request_is_cancelled() {
 
 /// The handler and `cancel` race: one of them wins, and the sample is free afterwards.
 #[test]
-fn a_race_of_cancel_and_answer_has_one_winner() {
+fn a_race_of_cancel_and_fulfill_has_one_winner() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
     let mut stack = StackSnapshot::empty();
@@ -322,5 +322,5 @@ fn a_read_is_restarted_after_the_signal() {
 fn a_sleep_is_interrupted_by_the_signal() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
-    assert!(TestThread::spawn(|| (), || thread::sleep(NO_ANSWER)).is_found_blocked(&sampler));
+    assert!(TestThread::spawn(|| (), || thread::sleep(NO_RESPONSE)).is_found_blocked(&sampler));
 }

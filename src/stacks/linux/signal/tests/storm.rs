@@ -48,7 +48,7 @@ fn sleeps() {
     thread::sleep(Duration::from_micros(50));
 }
 
-/// Samples one thread after the other, as fast as they answer.
+/// Samples one thread after the other, as fast as they respond.
 fn sample_all(name: &str, targets: &[TestThread], sampler: &SignalSampler, time: Duration) {
     let mut stack = StackSnapshot::empty();
     let (mut cancelled, mut round_trips) = (0, Vec::new());
