@@ -157,19 +157,16 @@ impl Reporter {
             CaptureResult::Captured
         });
         let handed_off = symbolized.is_some_and(|stack| {
-            // A thread that was a worker, and has handed it off, no longer stalls a worker.
-            let is_former_worker = request.stack_mark == u64::MAX && !stack.is_on_worker;
-            let handed_off = stack.handed_off || is_former_worker;
             let sample = StackSample {
                 age: request.age + monitor.clock.ticks(capture.delay),
                 blocked_in: capture.blocked_in,
-                handed_off,
+                role: stack.role,
                 lacks_lines: stack.lacks_lines,
                 fd_target: capture.fd_target.map(|target| target.as_str().into()),
                 frames: stack.frames.into(),
             };
             monitor.history.lock().samples.push(request.id, sample);
-            handed_off
+            stack.role.is_off_worker()
         });
         if handed_off {
             monitor.set_handed_off(request.id);
@@ -255,6 +252,7 @@ mod tests {
     use crate::os::Clock;
     use crate::routes::{MethodLabel, RouteId};
     use crate::shard::{PollId, PollInfo, TimeBreakdown};
+    use crate::stacks::ThreadRole;
     use crate::stall::Phase;
     use crate::state::StallMessage;
     use crate::state::tests::state;
@@ -315,7 +313,7 @@ mod tests {
             let sample = StackSample {
                 age: age * MILLI,
                 blocked_in: None,
-                handed_off,
+                role: if handed_off { ThreadRole::HandedOff } else { ThreadRole::Worker },
                 lacks_lines: false,
                 fd_target: None,
                 frames: [].into(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::classify::{Classification, HostDelays, classify};
 use crate::os::Syscall;
 use crate::shard::TimeBreakdown;
+use crate::stacks::ThreadRole;
 use crate::stall::{Cause, Missing, Stall};
 use crate::state::{DelayKind, MonitorState, StackSample, StallMessage, weighted};
 
@@ -109,18 +110,19 @@ impl<'a> StallBuilder<'a> {
     }
 }
 
-/// Returns whether a long poll has handed off its worker. A stack decides; without one the worker's
-/// counters do.
+/// Returns whether a long poll has handed off its worker. A stack that shows the role of its thread
+/// decides; without one the worker's counters do.
 pub(super) fn is_handed_off(breakdown: Option<&TimeBreakdown>, samples: &[StackSample]) -> bool {
-    match samples {
-        [] => breakdown.is_some_and(|breakdown| breakdown.handed_off),
-        samples => samples.iter().any(|sample| sample.handed_off),
-    }
+    let mut roles = samples.iter().map(|sample| sample.role);
+    let by_counters = || breakdown.is_some_and(|breakdown| breakdown.handed_off);
+    roles.clone().any(ThreadRole::is_off_worker)
+        || !roles.any(|role| role == ThreadRole::Worker) && by_counters()
 }
 
 /// Returns for how long a poll of `ticks` ticks had stalled its worker before it handed it off.
 pub(super) fn stalled_before_hand_off(samples: &[StackSample], ticks: u64) -> u64 {
-    let before = weighted(samples, ticks).take_while(|(sample, _)| !sample.handed_off);
+    let before =
+        weighted(samples, ticks).take_while(|(sample, _)| sample.role == ThreadRole::Worker);
     before.map(|(_, weight)| weight).sum()
 }
 
@@ -146,11 +148,13 @@ fn detail(
 mod tests {
     use super::*;
 
-    fn sample(age: u64, handed_off: bool) -> StackSample {
+    use ThreadRole::{HandedOff, OffWorker, Unknown, Worker};
+
+    fn sample(age: u64, role: ThreadRole) -> StackSample {
         StackSample {
             age,
             blocked_in: None,
-            handed_off,
+            role,
             lacks_lines: false,
             fd_target: None,
             frames: [].into(),
@@ -165,8 +169,13 @@ mod tests {
             (Some(&moved), vec![], true),
             (Some(&unmoved), vec![], false),
             (None, vec![], false),
-            (Some(&moved), vec![sample(20, false)], false),
-            (Some(&unmoved), vec![sample(20, false), sample(40, true)], true),
+            (Some(&moved), vec![sample(20, Worker)], false),
+            (Some(&moved), vec![sample(20, Unknown), sample(40, Worker)], false),
+            (Some(&unmoved), vec![sample(20, Worker), sample(40, HandedOff)], true),
+            (Some(&unmoved), vec![sample(20, OffWorker), sample(40, Unknown)], true),
+            (Some(&moved), vec![sample(20, Unknown)], true),
+            (Some(&unmoved), vec![sample(20, Unknown), sample(40, Unknown)], false),
+            (None, vec![sample(20, Unknown)], false),
         ] {
             assert_eq!(is_handed_off(breakdown, &samples), expected, "{breakdown:?} {samples:?}");
         }
@@ -175,11 +184,12 @@ mod tests {
     #[test]
     fn a_poll_stalls_its_worker_until_the_sample_before_the_hand_off() {
         for (samples, expected) in [
-            (vec![sample(20, true)], 0),
-            (vec![sample(20, false), sample(40, true)], 20),
-            (vec![sample(20, false), sample(40, false), sample(80, true)], 40),
-            (vec![sample(20, false), sample(40, true), sample(80, false)], 20),
-            (vec![sample(20, false)], 100),
+            (vec![sample(20, HandedOff)], 0),
+            (vec![sample(20, Unknown)], 0),
+            (vec![sample(20, Worker), sample(40, HandedOff)], 20),
+            (vec![sample(20, Worker), sample(40, Worker), sample(80, OffWorker)], 40),
+            (vec![sample(20, Worker), sample(40, HandedOff), sample(80, Worker)], 20),
+            (vec![sample(20, Worker)], 100),
         ] {
             assert_eq!(stalled_before_hand_off(&samples, 100), expected, "{samples:?}");
         }

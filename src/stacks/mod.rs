@@ -6,6 +6,7 @@
 
 mod capture_pool;
 mod snapshot;
+mod thread_role;
 
 #[cfg(stacks_supported)]
 mod linux;
@@ -23,6 +24,7 @@ use crate::stall::Frame;
 
 pub(crate) use self::capture_pool::{Capture, CapturePool, CaptureResult};
 pub(crate) use self::system::{StackSampler, Symbolizer, unsupported};
+pub(crate) use self::thread_role::ThreadRole;
 
 use self::snapshot::StackSnapshot;
 
@@ -50,10 +52,7 @@ pub(crate) struct TargetThread {
 pub(crate) struct SymbolizedStack {
     /// From the innermost call to the handler.
     pub(crate) frames: Vec<Frame>,
-    /// Whether it is inside `tokio::task::block_in_place`.
-    pub(crate) handed_off: bool,
-    /// Whether the stack belongs to a worker that runs a task.
-    pub(crate) is_on_worker: bool,
+    pub(crate) role: ThreadRole,
     /// Whether the program has no line tables.
     pub(crate) lacks_lines: bool,
 }

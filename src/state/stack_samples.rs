@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::os::Syscall;
 use crate::shard::PollId;
+use crate::stacks::ThreadRole;
 use crate::stall::{Frame, Location};
 
 /// One symbolized stack of a poll.
@@ -14,7 +15,7 @@ pub(crate) struct StackSample {
     pub(crate) age: u64,
     /// The system call that the thread was blocked in; `None` if it was running.
     pub(crate) blocked_in: Option<Syscall>,
-    pub(crate) handed_off: bool,
+    pub(crate) role: ThreadRole,
     pub(crate) lacks_lines: bool,
     /// What the file descriptor of the system call refers to.
     pub(crate) fd_target: Option<Arc<str>>,
@@ -83,7 +84,7 @@ mod tests {
         StackSample {
             age,
             blocked_in: None,
-            handed_off: false,
+            role: ThreadRole::Unknown,
             lacks_lines: false,
             fd_target: None,
             frames: [].into(),

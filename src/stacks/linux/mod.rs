@@ -16,6 +16,7 @@ mod symbols;
 #[cfg(all(test, not(tower_stall_loom)))]
 mod test_symbols;
 mod thread_role;
+mod tokio_frame;
 mod trim;
 mod unwind;
 

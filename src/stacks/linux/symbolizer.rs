@@ -27,8 +27,7 @@ impl Symbolizer {
             symbols.extend_from_slice(self.symbols.resolve(call.address, module));
         }
         Some(SymbolizedStack {
-            handed_off: thread_role::is_inside_block_in_place(&symbols),
-            is_on_worker: thread_role::is_on_worker(&symbols),
+            role: thread_role::role(&symbols, &trace),
             lacks_lines: thread_role::lacks_lines(&symbols),
             frames: trim::trim(&symbols),
         })

@@ -13,6 +13,8 @@ pub(super) struct Symbol {
     pub(super) line: Option<u32>,
     /// Whether it is code of the program, not of a shared library.
     pub(super) is_program: bool,
+    /// Whether the symbol table has no name for it: `function` is then an address.
+    pub(super) is_unnamed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,7 @@ fn in_program(address: u64) -> Vec<Symbol> {
     backtrace::resolve(address as *mut std::ffi::c_void, |symbol| {
         let name = symbol.name().map(|name| without_closure(&format!("{name:#}")));
         symbols.push(Symbol {
+            is_unnamed: name.is_none(),
             function: name.unwrap_or_else(|| format!("{address:#x}")),
             file: symbol.filename().map(|file| file.to_string_lossy().into_owned()),
             line: symbol.lineno().filter(|&line| line != 0),
@@ -98,6 +101,7 @@ fn in_program(address: u64) -> Vec<Symbol> {
         symbols.push(Symbol {
             function: format!("{address:#x}"),
             is_program: true,
+            is_unnamed: true,
             ..Symbol::default()
         });
     }

@@ -7,7 +7,7 @@ pub(super) const DEPENDENCY: &str = "/home/me/.cargo/registry/src/index.crates.i
 
 pub(super) fn symbol(function: &str, file: &str, line: u32) -> Symbol {
     let line = (line != 0).then_some(line);
-    Symbol { function: function.into(), file: Some(file.into()), line, is_program: true }
+    Symbol { file: Some(file.into()), line, ..named(function) }
 }
 
 pub(super) fn std(function: &str, file: &str) -> Symbol {
@@ -20,6 +20,16 @@ pub(super) fn dependency(function: &str, file: &str) -> Symbol {
 
 pub(super) fn application(function: &str, line: u32) -> Symbol {
     symbol(function, "/home/me/app/src/main.rs", line)
+}
+
+/// A function of the program without a line.
+pub(super) fn named(function: &str) -> Symbol {
+    Symbol { function: function.into(), is_program: true, ..Symbol::default() }
+}
+
+/// A function of the program without a name.
+pub(super) fn unnamed() -> Symbol {
+    Symbol { is_unnamed: true, ..named("0x10") }
 }
 
 pub(super) fn native(function: &str) -> Symbol {

@@ -1,15 +1,63 @@
 //! What a stack shows of its thread and its program.
 
 use super::symbols::Symbol;
+use super::tokio_frame::TokioFrame;
+use super::unwind::{CallStack, StopReason};
+use crate::stacks::ThreadRole;
 
-/// Returns whether a stack is inside `tokio::task::block_in_place`.
-pub(super) fn is_inside_block_in_place(symbols: &[Symbol]) -> bool {
-    symbols.iter().any(|symbol| {
-        let is_tokio = symbol.file.as_ref().is_some_and(|file| file.contains("/tokio-"));
-        let name = symbol.function.split('<').next().unwrap_or_default();
-        let is_block_in_place = name == "block_in_place" || name.ends_with("::block_in_place");
-        is_block_in_place && (is_tokio || name.starts_with("tokio::"))
-    })
+/// Returns the role of the thread with these calls.
+pub(super) fn role(symbols: &[Symbol], calls: &CallStack) -> ThreadRole {
+    let frames: Vec<_> = symbols.iter().map(TokioFrame::of).collect();
+    if frames.contains(&Some(TokioFrame::BlockInPlace)) {
+        return ThreadRole::HandedOff;
+    }
+    match calls.end {
+        StopReason::Mark if all_are_known(symbols) => ThreadRole::Worker,
+        StopReason::OutermostFrame if calls.is_whole => of_whole_stack(symbols, &frames),
+        _ => ThreadRole::Unknown,
+    }
+}
+
+/// Returns the role of a thread of which all calls are known, up to the outermost one.
+fn of_whole_stack(symbols: &[Symbol], frames: &[Option<TokioFrame>]) -> ThreadRole {
+    let is = |kind: TokioFrame| move |frame: &Option<TokioFrame>| *frame == Some(kind);
+    let has_lines = all_are_known(symbols);
+    if let Some(worker) = frames.iter().position(is(TokioFrame::Worker)) {
+        let inside = &frames[..worker];
+        let is_parked = inside.iter().any(is(TokioFrame::Park));
+        let runs_task = inside.iter().any(is(TokioFrame::Task));
+        return match (is_parked && !runs_task, has_lines) {
+            (true, _) => ThreadRole::OffWorker,
+            (false, true) => ThreadRole::Worker,
+            // `block_in_place` may be inlined.
+            (false, false) => ThreadRole::Unknown,
+        };
+    }
+    let is_off_worker = if frames.iter().any(is(TokioFrame::Pool)) {
+        // The loop of a worker may be inlined. A worker that runs a task polls two, because its
+        // loop is one of the pool; and polls go through a table of functions, so that they are
+        // never inlined.
+        let polls = symbols.iter().filter(|symbol| is_raw_poll(symbol)).count();
+        has_lines || polls <= 1 && symbols.iter().all(has_name)
+    } else {
+        has_lines && frames.iter().all(Option::is_none)
+    };
+    if is_off_worker { ThreadRole::OffWorker } else { ThreadRole::Unknown }
+}
+
+fn is_raw_poll(symbol: &Symbol) -> bool {
+    symbol.function.starts_with("tokio::runtime::task::raw::poll")
+}
+
+/// Returns whether the calls that are inlined are known, too: those of C have no line tables, but
+/// there is no Rust in them.
+fn all_are_known(symbols: &[Symbol]) -> bool {
+    let is_native = |symbol: &Symbol| has_name(symbol) && !symbol.function.contains("::");
+    symbols.iter().all(|symbol| !symbol.is_program || symbol.file.is_some() || is_native(symbol))
+}
+
+fn has_name(symbol: &Symbol) -> bool {
+    !symbol.is_program || !symbol.is_unnamed
 }
 
 /// Returns whether the program was built without line tables.
@@ -18,73 +66,108 @@ pub(super) fn lacks_lines(symbols: &[Symbol]) -> bool {
     own.peek().is_some() && own.all(|symbol| symbol.line.is_none())
 }
 
-/// Returns whether a whole stack is that of a worker thread that runs a task: not of an idle
-/// worker, and not of a thread of the blocking pool.
-pub(super) fn is_on_worker(symbols: &[Symbol]) -> bool {
-    let is_scheduler = |symbol: &Symbol| {
-        is_runtime(symbol)
-            && symbol.file.as_ref().is_some_and(|file| file.contains("/src/runtime/scheduler/"))
-    };
-    let is_parked = |symbol: &Symbol| {
-        let file = symbol.file.as_deref().unwrap_or_default();
-        is_runtime(symbol) && (file.ends_with("/park.rs") || file.ends_with("/driver.rs"))
-    };
-    symbols.iter().any(is_scheduler) && !symbols.iter().any(is_parked)
-}
-
-/// Returns whether a call is one of tokio's runtime.
-pub(super) fn is_runtime(symbol: &Symbol) -> bool {
-    symbol
-        .file
-        .as_ref()
-        .is_some_and(|file| file.contains("/tokio-1.") && file.contains("/src/runtime/"))
-}
-
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stacks::linux::test_symbols::{application, dependency, native};
+    use crate::stacks::linux::test_symbols::{application, dependency, named, native, unnamed};
 
-    #[test]
-    fn only_a_worker_that_runs_a_task_is_recognized() {
-        let tokio = |file: &str| dependency("f", &format!("tokio-1.54.0/src/runtime/{file}"));
-        let task = [
-            native("read"),
-            application("task", 1),
-            tokio("task/core.rs"),
-            tokio("scheduler/multi_thread/worker.rs"),
-        ];
-        assert!(is_on_worker(&task));
-        let idle = [native("syscall"), tokio("park.rs"), tokio("scheduler/multi_thread/worker.rs")];
-        assert!(!is_on_worker(&idle));
-        assert!(!is_on_worker(&[
-            native("read"),
-            application("work", 1),
-            tokio("task/core.rs"),
-            tokio("blocking/pool.rs")
-        ]));
-        assert!(!is_on_worker(&[native("syscall"), tokio("blocking/pool.rs")]));
+    fn stack(end: StopReason) -> CallStack {
+        CallStack { call_sites: Vec::new(), end, is_whole: true }
+    }
+
+    fn whole(symbols: &[Symbol]) -> ThreadRole {
+        role(symbols, &stack(StopReason::OutermostFrame))
+    }
+
+    fn tokio(function: &str, file: &str) -> Symbol {
+        dependency(function, &format!("tokio-1.54.0/src/runtime/{file}"))
+    }
+
+    fn worker() -> Symbol {
+        tokio("run", "scheduler/multi_thread/worker.rs")
+    }
+
+    fn pool() -> Symbol {
+        tokio("run", "blocking/pool.rs")
+    }
+
+    fn task() -> Symbol {
+        tokio("poll<F, S>", "task/raw.rs")
     }
 
     #[test]
-    fn only_block_in_place_of_tokio_is_recognized() {
-        let stack = |name: &str| {
-            vec![native("read"), dependency(name, "tokio-1.54.0/src/task/blocking.rs")]
-        };
-        assert!(is_inside_block_in_place(&stack(
-            "tokio::task::blocking::block_in_place<fn(), ()>"
-        )));
-        assert!(is_inside_block_in_place(&stack("block_in_place<fn(), ()>")));
-        assert!(!is_inside_block_in_place(&stack("tokio::task::spawn_blocking")));
-        assert!(!is_inside_block_in_place(&[application("app::block_in_place", 1)]));
+    fn a_worker_that_runs_a_task_is_one() {
+        let stack = [native("read"), application("task", 1), task(), worker(), task(), pool()];
+        assert_eq!(whole(&stack), ThreadRole::Worker);
+        let root = tokio("block_on", "scheduler/current_thread/mod.rs");
+        assert_eq!(whole(&[native("read"), application("main", 1), root]), ThreadRole::Worker);
+    }
+
+    #[test]
+    fn a_thread_that_runs_no_task_of_a_worker_is_off_the_worker() {
+        let park = tokio("park", "scheduler/multi_thread/park.rs");
+        assert_eq!(
+            whole(&[native("syscall"), park, worker(), task(), pool()]),
+            ThreadRole::OffWorker
+        );
+        let closure = [native("read"), application("work", 1), task(), pool()];
+        assert_eq!(whole(&closure), ThreadRole::OffWorker);
+        assert_eq!(whole(&[native("syscall"), pool()]), ThreadRole::OffWorker);
+        assert_eq!(whole(&[native("read"), application("main", 3)]), ThreadRole::OffWorker);
+    }
+
+    #[test]
+    fn without_lines_only_names_are_evidence() {
+        let [worker, poll, pool] = [
+            "tokio::runtime::scheduler::multi_thread::worker::Context::run",
+            "tokio::runtime::task::raw::poll",
+            "tokio::runtime::blocking::pool::Inner::run",
+        ]
+        .map(named);
+        let handler = named("app::handler");
+        let running =
+            [native("read"), handler.clone(), poll.clone(), worker, poll.clone(), pool.clone()];
+        assert_eq!(whole(&running), ThreadRole::Unknown, "`block_in_place` may be inlined");
+        let inlined = [native("read"), handler.clone(), poll.clone(), poll.clone(), pool.clone()];
+        assert_eq!(whole(&inlined), ThreadRole::Unknown, "the worker's loop may be inlined");
+        let closure = [native("read"), handler.clone(), poll, pool.clone()];
+        assert_eq!(whole(&closure), ThreadRole::OffWorker);
+        assert_eq!(whole(&[native("read"), handler.clone()]), ThreadRole::Unknown);
+        let in_place = named("tokio::task::blocking::block_in_place");
+        assert_eq!(whole(&[native("read"), in_place, handler]), ThreadRole::HandedOff);
+        assert_eq!(whole(&[native("read"), unnamed(), unnamed()]), ThreadRole::Unknown);
+        assert_eq!(whole(&[native("read"), unnamed(), pool]), ThreadRole::Unknown);
+    }
+
+    #[test]
+    fn a_stack_that_ends_early_shows_only_a_hand_off() {
+        let in_place = dependency("block_in_place<F, ()>", "tokio-1.54.0/src/task/blocking.rs");
+        for end in [StopReason::Mark, StopReason::Truncated, StopReason::OutermostFrame] {
+            let handed_off = [native("read"), application("f", 1), in_place.clone()];
+            assert_eq!(role(&handed_off, &stack(end)), ThreadRole::HandedOff);
+        }
+        let handler = [native("read"), application("handler", 1)];
+        assert_eq!(role(&handler, &stack(StopReason::Truncated)), ThreadRole::Unknown);
+        let inside = CallStack { is_whole: false, ..stack(StopReason::OutermostFrame) };
+        assert_eq!(role(&handler, &inside), ThreadRole::Unknown, "on a coroutine's stack");
+    }
+
+    #[test]
+    fn a_poll_of_which_all_calls_are_known_is_not_handed_off() {
+        let mark = stack(StopReason::Mark);
+        let handler = application("handler", 1);
+        let c = named("sqlite3_step");
+        assert_eq!(role(&[native("read"), c, handler.clone()], &mark), ThreadRole::Worker);
+        let inlining = named("app::handler");
+        assert_eq!(role(&[native("read"), inlining], &mark), ThreadRole::Unknown);
+        assert_eq!(role(&[native("read"), unnamed(), handler], &mark), ThreadRole::Unknown);
     }
 
     #[test]
     fn a_program_without_line_tables_is_recognized() {
-        let bare = Symbol { function: "0x10".into(), is_program: true, ..Symbol::default() };
-        assert!(lacks_lines(&[native("read"), bare.clone()]));
-        assert!(!lacks_lines(&[bare, application("main", 3)]));
+        assert!(lacks_lines(&[native("read"), unnamed()]));
+        assert!(!lacks_lines(&[unnamed(), application("main", 3)]));
         assert!(!lacks_lines(&[native("read")]));
     }
 }

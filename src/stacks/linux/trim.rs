@@ -3,7 +3,7 @@
 use super::origin::Origin;
 use super::paths::short_path;
 use super::symbols::Symbol;
-use super::thread_role::is_runtime;
+use super::tokio_frame::is_runtime;
 use crate::stall::{Frame, Location};
 
 /// Returns the calls from the innermost one to the handler, which is the outermost application

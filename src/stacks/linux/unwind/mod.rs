@@ -53,6 +53,8 @@ pub(super) struct Unwinder {
 pub(super) struct CallStack {
     pub(super) call_sites: Vec<CallSite>,
     pub(super) end: StopReason,
+    /// Whether the calls are wanted, and known, up to the thread's outermost one.
+    pub(super) is_whole: bool,
 }
 
 /// A call that has not returned.
@@ -126,10 +128,13 @@ impl Unwinder {
             call_sites.extend(frame.call());
             match self.caller(&frame, stack, mark) {
                 Ok(caller) => frame = caller,
-                Err(end) => return CallStack { call_sites, end },
+                Err(end) => {
+                    let is_whole = stack.mark == u64::MAX && end == StopReason::OutermostFrame;
+                    return CallStack { call_sites, end, is_whole };
+                }
             }
         }
-        CallStack { call_sites, end: StopReason::Truncated }
+        CallStack { call_sites, end: StopReason::Truncated, is_whole: false }
     }
 
     /// Returns the frame that called this one, or why there is none.

@@ -156,6 +156,7 @@ fn assert_unwinds(syscall: &str, levels: &[&str], block: impl FnOnce() + Send + 
     let last = CallStack {
         call_sites: trace.call_sites[trace.call_sites.len() - 1..].to_vec(),
         end: StopReason::Mark,
+        is_whole: false,
     };
     assert_eq!(count(&names(&last), "poll_frame"), 1, "{found:#?}");
 
