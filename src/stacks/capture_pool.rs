@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::snapshot::{CAPACITY, DEEP_CAPACITY};
 use super::{CaptureRequest, StackSnapshot};
 use crate::os::{FdTarget, Syscall};
 use crate::sync::{AtomicU64, Ordering};
@@ -40,6 +41,8 @@ pub(crate) struct Capture {
 #[derive(Debug)]
 pub(crate) struct CapturePool {
     buffers: ArrayQueue<Box<StackSnapshot>>,
+    /// Buffers for deep stacks, which are rare.
+    deep_buffers: ArrayQueue<Box<StackSnapshot>>,
     captures: ArrayQueue<Capture>,
     /// Relaxed: counts by themselves.
     results: [AtomicU64; CaptureResult::ALL.len()],
@@ -65,18 +68,25 @@ impl CaptureResult {
 // === impl CapturePool ===
 
 impl CapturePool {
-    /// The number of captures that can be in use at the same time.
-    const CAPACITY: usize = 16;
+    /// The number of captures that can be in use at the same time is twice that of workers, which
+    /// may all be stalled at once, within these bounds.
+    const MIN_BUFFERS: usize = 16;
+    const MAX_BUFFERS: usize = 256;
+    const DEEP_BUFFERS: usize = 4;
 
-    /// Creates a pool, with buffers if stacks will be captured.
-    pub(crate) fn new(with_buffers: bool) -> Self {
+    /// Creates a pool for a number of workers, with buffers if stacks will be captured.
+    pub(crate) fn new(with_buffers: bool, workers: usize) -> Self {
+        let buffers = workers.saturating_mul(2).clamp(Self::MIN_BUFFERS, Self::MAX_BUFFERS);
         let pool = Self {
-            buffers: ArrayQueue::new(Self::CAPACITY),
-            captures: ArrayQueue::new(Self::CAPACITY),
+            buffers: ArrayQueue::new(buffers),
+            deep_buffers: ArrayQueue::new(Self::DEEP_BUFFERS),
+            captures: ArrayQueue::new(buffers + Self::DEEP_BUFFERS),
             results: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         if with_buffers {
-            (0..Self::CAPACITY).for_each(|_| pool.recycle(Box::new(StackSnapshot::empty())));
+            let recycle = |capacity| pool.recycle(Box::new(StackSnapshot::with_capacity(capacity)));
+            (0..buffers).for_each(|_| recycle(CAPACITY));
+            (0..Self::DEEP_BUFFERS).for_each(|_| recycle(DEEP_CAPACITY));
         }
         pool
     }
@@ -88,9 +98,22 @@ impl CapturePool {
         self.buffers.pop()
     }
 
+    /// Exchanges a buffer for one that holds `len` bytes, if it is too small and a deep one is free.
+    /// Returns whether it was exchanged.
+    #[cfg_attr(not(stacks_supported), allow(dead_code))]
+    pub(crate) fn grow(&self, stack: &mut StackSnapshot, len: usize) -> bool {
+        if len <= stack.capacity() {
+            return false;
+        }
+        let Some(mut deep) = self.deep_buffers.pop() else { return false };
+        std::mem::swap(stack, &mut *deep);
+        self.recycle(deep);
+        true
+    }
+
     /// Returns whether less than half of the buffers are free.
     pub(crate) fn is_low(&self) -> bool {
-        self.buffers.len() < Self::CAPACITY / 2
+        self.buffers.len() < self.buffers.capacity() / 2
     }
 
     #[cfg_attr(not(stacks_supported), allow(dead_code))]
@@ -106,7 +129,8 @@ impl CapturePool {
     }
 
     pub(crate) fn recycle(&self, stack: Box<StackSnapshot>) {
-        let _ = self.buffers.push(stack);
+        let is_deep = stack.capacity() > CAPACITY;
+        let _ = if is_deep { self.deep_buffers.push(stack) } else { self.buffers.push(stack) };
     }
 
     // === both sides ===
@@ -127,13 +151,36 @@ mod tests {
 
     #[test]
     fn a_pool_is_low_once_more_than_half_of_its_buffers_are_in_use() {
-        let pool = CapturePool::new(true);
+        let pool = CapturePool::new(true, 1);
         let mut in_use: Vec<_> =
-            (0..CapturePool::CAPACITY / 2).filter_map(|_| pool.take_buffer()).collect();
+            (0..CapturePool::MIN_BUFFERS / 2).filter_map(|_| pool.take_buffer()).collect();
         assert!(!pool.is_low());
         in_use.extend(pool.take_buffer());
         assert!(pool.is_low());
         in_use.into_iter().for_each(|stack| pool.recycle(stack));
         assert!(!pool.is_low());
+    }
+
+    #[test]
+    fn all_workers_can_be_stalled_at_once() {
+        for (workers, expected) in [(1, 16), (64, 128), (4_096, 256)] {
+            let pool = CapturePool::new(true, workers);
+            assert_eq!(std::iter::from_fn(|| pool.take_buffer()).count(), expected);
+        }
+        assert!(CapturePool::new(false, 64).take_buffer().is_none());
+    }
+
+    #[test]
+    fn a_deep_stack_has_a_deep_buffer_while_there_are_some() {
+        let pool = CapturePool::new(true, 1);
+        let mut in_use: Vec<_> = std::iter::from_fn(|| pool.take_buffer()).collect();
+        assert!(!pool.grow(&mut in_use[0], CAPACITY));
+        let grown = in_use
+            .iter_mut()
+            .filter_map(|stack| pool.grow(stack, CAPACITY + 1).then(|| stack.capacity()));
+        assert_eq!(grown.collect::<Vec<_>>(), [DEEP_CAPACITY; CapturePool::DEEP_BUFFERS]);
+        assert_eq!(std::iter::from_fn(|| pool.take_buffer()).count(), 4, "the exchanged ones");
+        in_use.into_iter().for_each(|stack| pool.recycle(stack));
+        assert_eq!(pool.deep_buffers.len(), CapturePool::DEEP_BUFFERS);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-/// The most bytes that are copied. From the leaf to the frame that calls the inner poll it is 1 to
-/// 3 KiB in release builds, and 7 to 9 KiB in debug builds.
+/// The most bytes that a buffer holds. From the leaf to the frame that calls the inner poll it is 1
+/// to 3 KiB in release builds, and 7 to 9 KiB in debug builds; a whole stack is 16 to 60 KiB.
 pub(crate) const CAPACITY: usize = 64 * 1024;
+/// The most bytes that are copied: all of a stack of tokio's default size.
+pub(crate) const DEEP_CAPACITY: usize = 2 * 1024 * 1024;
 /// The bytes that are copied beyond the mark, so that the frame around it is complete.
 pub(crate) const MARGIN: u64 = 1024;
 /// The bytes that are copied below the stack pointer: an epilogue may have popped a register that
@@ -59,14 +61,14 @@ impl Registers {
 
 impl StackSnapshot {
     /// Creates an empty snapshot. Its pages take up memory only once they are written to.
-    pub(crate) fn empty() -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             registers: Registers::default(),
             mark: 0,
             at: 0,
             base: 0,
             len: 0,
-            bytes: vec![0; CAPACITY].into_boxed_slice(),
+            bytes: vec![0; capacity].into_boxed_slice(),
         }
     }
 
@@ -74,15 +76,20 @@ impl StackSnapshot {
     pub(crate) fn range(sp: u64, mark: u64) -> (u64, usize) {
         let base = sp.saturating_sub(RED_ZONE);
         let end = mark.saturating_add(MARGIN);
-        let length = usize::try_from(end.saturating_sub(base)).unwrap_or(CAPACITY);
-        (base, length.min(CAPACITY))
+        let length = usize::try_from(end.saturating_sub(base)).unwrap_or(DEEP_CAPACITY);
+        (base, length.min(DEEP_CAPACITY))
     }
 
     /// Fills the buffer with `copy`, which returns how many bytes it has written.
     pub(crate) fn fill(&mut self, base: u64, copy: impl FnOnce(&mut [u8]) -> usize) -> usize {
         self.base = base;
-        self.len = copy(&mut self.bytes).min(CAPACITY);
+        self.len = copy(&mut self.bytes).min(self.bytes.len());
         self.len
+    }
+
+    /// Returns the most bytes that it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Returns the eight bytes at an address, if they were copied.

@@ -221,7 +221,9 @@ impl Stall {
 
     /// Returns the stack from the innermost call to the handler; empty if none was captured.
     ///
-    /// A stack of more than 512 calls, or of more than 64 KiB, is cut off at its outer end.
+    /// Of more than 64 frames the 40 innermost and the 24 outermost ones are kept, with a frame
+    /// between them that states how many are missing. A stack of more than 2 MiB is cut off at its
+    /// outer end, and the last frame says so.
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
         &self.frames

@@ -88,7 +88,7 @@ impl MonitorState {
             runtime,
             queue: ReportQueue::default(),
             history: History::default(),
-            capture_pool: CapturePool::new(stacks_missing.is_none()),
+            capture_pool: CapturePool::new(stacks_missing.is_none(), workers),
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
             stacks_missing,

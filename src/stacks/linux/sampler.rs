@@ -74,7 +74,9 @@ impl StackSampler {
         is_running: impl Fn(PollId) -> bool,
     ) -> bool {
         let Some(mut pending) = self.pending.take() else { return false };
-        let result = match pending.sample.poll(&mut pending.stack) {
+        let result = match pending.sample.poll(&mut pending.stack, |stack, len| {
+            pool.grow(stack, len);
+        }) {
             // The thread blocked before the signal arrived. The next scan finds out where.
             SampleStatus::Copied if was_interrupted(&pending.stack.registers) => {
                 CaptureResult::Torn
@@ -159,12 +161,13 @@ fn copy_blocked(
     is_running: impl Fn(PollId) -> bool,
 ) -> bool {
     let Some(mut stack) = pool.take_buffer() else { return false };
+    let (base, length) = StackSnapshot::range(blocked.sp, request.stack_mark);
+    let mut copied = copy(&mut stack, base, length);
+    if copied == stack.capacity() && pool.grow(&mut stack, length) {
+        copied = copy(&mut stack, base, length);
+    }
     stack.registers = Registers::of_blocked(blocked.pc, blocked.sp);
     stack.mark = request.stack_mark;
-    let (base, length) = StackSnapshot::range(blocked.sp, request.stack_mark);
-    let copied = stack.fill(base, |bytes| {
-        os::read_process_memory(base, bytes.get_mut(..length).unwrap_or_default())
-    });
     let takes_fd = blocked.syscall.takes_fd();
     let fd_target = takes_fd.then(|| FdTarget::of(blocked.arg0)).flatten();
     // If the thread has not been on a CPU since it was sampled, the copy is consistent, and is of
@@ -179,4 +182,12 @@ fn copy_blocked(
     let blocked_in = Some(blocked.syscall);
     pool.push(Capture { request, delay: Duration::ZERO, blocked_in, fd_target, stack });
     true
+}
+
+/// Copies memory to a snapshot, as much as is readable and fits. Returns the number of bytes.
+fn copy(stack: &mut StackSnapshot, base: u64, length: usize) -> usize {
+    stack.fill(base, |bytes| {
+        let length = length.min(bytes.len());
+        os::read_process_memory(base, &mut bytes[..length])
+    })
 }

@@ -5,6 +5,10 @@ use super::unwind::{StopReason, Unwinder};
 use super::{thread_role, trim};
 use crate::stacks::{Capture, SymbolizedStack};
 
+/// The number of calls that are symbolized. A deeper stack is a recursion, whose innermost and
+/// outermost calls count.
+const MAX_CALLS: usize = 2_048;
+
 pub(crate) struct Symbolizer {
     unwinder: Unwinder,
     symbols: Symbols,
@@ -21,15 +25,21 @@ impl Symbolizer {
         if trace.end == StopReason::Inconsistent {
             return None;
         }
+        let calls = &trace.call_sites;
+        let inner = &calls[..calls.len().min(MAX_CALLS / 2)];
+        let outer = &calls[inner.len().max(calls.len().saturating_sub(MAX_CALLS / 2))..];
         let mut symbols = Vec::new();
-        for call in &trace.call_sites {
+        for call in inner.iter().chain(outer) {
             let module = self.unwinder.module_of(call.address);
             symbols.extend_from_slice(self.symbols.resolve(call.address, module));
         }
+        let mut frames = trim::trim(&symbols);
+        let omitted = calls.len() - inner.len() - outer.len();
+        trim::shorten(&mut frames, omitted, trace.end == StopReason::Truncated);
         Some(SymbolizedStack {
             role: thread_role::role(&symbols, &trace),
             lacks_lines: thread_role::lacks_lines(&symbols),
-            frames: trim::trim(&symbols),
+            frames,
         })
     }
 }
@@ -45,13 +55,60 @@ mod tests {
     use crate::os::{self, ThreadState, Tid};
     use crate::shard::PollId;
     use crate::stacks::linux::StackSampler;
-    use crate::stacks::{CapturePool, CaptureRequest, TargetThread};
+    use crate::stacks::{CapturePool, CaptureRequest, TargetThread, ThreadRole};
 
     /// Returns the resident memory of the process, in KiB.
     fn resident() -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[inline(never)]
+    fn deep_handler(wait: &mpsc::Receiver<()>) {
+        let mut room = [0_u8; 300 * 1024];
+        std::hint::black_box(&mut room);
+        wait.recv().unwrap_err();
+        std::hint::black_box(&mut room);
+    }
+
+    /// Captures the stack of a thread that is blocked.
+    fn capture_blocked(tid: Tid, stack_mark: u64) -> Capture {
+        let (pool, mut sampler) = (CapturePool::new(true, 1), StackSampler::new(false).unwrap());
+        let request = CaptureRequest { id: PollId { shard: 0, start: 0 }, age: 0, stack_mark };
+        loop {
+            let sched_stat = os::sched_stat(tid).unwrap();
+            let state = os::thread_state(tid).unwrap();
+            let target = TargetThread { tid, state, sched_stat };
+            let is_waiting = matches!(
+                state,
+                ThreadState::Blocked(blocked) if blocked.syscall.name() == Some("futex")
+            );
+            if is_waiting && sampler.capture(&pool, request, &target, |_| true) {
+                return pool.next().unwrap();
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_deep_stack_is_captured_as_far_as_it_is_needed() {
+        let (sender, receiver) = mpsc::channel();
+        let (hold, wait) = mpsc::channel();
+        let blocked = thread::spawn(move || {
+            let local = 0_u8;
+            let mark = std::ptr::from_ref(std::hint::black_box(&local)).addr() as u64;
+            sender.send((Tid::current(), mark)).unwrap();
+            deep_handler(&wait);
+        });
+        let (tid, mark) = receiver.recv().unwrap();
+        let mut symbolizer = Symbolizer::new();
+        let of_poll = symbolizer.symbolize(&capture_blocked(tid, mark)).unwrap();
+        let whole = symbolizer.symbolize(&capture_blocked(tid, u64::MAX)).unwrap();
+        assert_eq!(of_poll.role, ThreadRole::Worker, "{of_poll:#?}");
+        assert_eq!(whole.role, ThreadRole::OffWorker, "{whole:#?}");
+        drop(hold);
+        blocked.join().unwrap();
     }
 
     #[test]
@@ -67,7 +124,7 @@ mod tests {
         });
         let (tid, stack_mark) = receiver.recv().unwrap();
         thread::sleep(Duration::from_millis(20));
-        let (pool, mut sampler) = (CapturePool::new(true), StackSampler::new(false).unwrap());
+        let (pool, mut sampler) = (CapturePool::new(true, 1), StackSampler::new(false).unwrap());
         let request = CaptureRequest { id: PollId { shard: 0, start: 0 }, age: 0, stack_mark };
         let resident_before = resident();
         let mut symbolizer = Symbolizer::new();

@@ -26,6 +26,24 @@ pub(super) fn trim(symbols: &[Symbol]) -> Vec<Frame> {
     frames
 }
 
+/// Removes frames from the middle of a stack that is too long to be read, and notes how many; notes
+/// at its outer end if there is more. `omitted` is the number of calls that are missing already.
+pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, is_truncated: bool) {
+    const MAX_FRAMES: usize = 64;
+    /// How many of them are the outermost ones.
+    const OUTER: usize = 24;
+    let note = |function: String| Frame { function, location: None, is_application: false };
+    if frames.len() > MAX_FRAMES || omitted > 0 {
+        let removed = (MAX_FRAMES - OUTER).min(frames.len())..frames.len().saturating_sub(OUTER);
+        let removed = removed.start..removed.end.max(removed.start);
+        let count = removed.len() + omitted;
+        frames.splice(removed, [note(format!("({count} more calls)"))]);
+    }
+    if is_truncated && !frames.is_empty() {
+        frames.push(note("(cut off: the stack is deeper than what is copied)".into()));
+    }
+}
+
 /// Returns how many calls belong to the poll: those inside the innermost frame of tokio's runtime
 /// that runs application code, if the stack reaches that far.
 fn within_poll(symbols: &[Symbol], origins: &[Origin]) -> usize {
@@ -130,6 +148,31 @@ mod tests {
             own(),
         ];
         assert_eq!(names(&stack), ["libc.so.6", "spawn", "handler"]);
+    }
+
+    #[test]
+    fn a_long_stack_keeps_both_ends_and_says_what_is_missing() {
+        let stack = |len| {
+            let mut frames = trim(&[application("handler", 1)]);
+            frames.resize_with(len, || frames_of("inner", 2));
+            frames.rotate_left(1);
+            frames
+        };
+        fn frames_of(function: &str, line: u32) -> Frame {
+            trim(&[application(function, line)]).remove(0)
+        }
+        let shortened = |len, omitted, is_truncated| {
+            let mut frames = stack(len);
+            shorten(&mut frames, omitted, is_truncated);
+            frames
+        };
+        assert_eq!(shortened(64, 0, false), stack(64));
+        let frames = shortened(600, 100, false);
+        assert_eq!((frames.len(), frames[40].function()), (65, "(636 more calls)"));
+        assert_eq!(frames[64].function(), "handler");
+        let frames = shortened(3, 0, true);
+        assert_eq!(frames.len(), 4);
+        assert!(frames[3].function().contains("cut off") && !frames[3].is_application());
     }
 
     #[test]

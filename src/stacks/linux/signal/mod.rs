@@ -107,10 +107,19 @@ impl Drop for SignalSampler {
 // === impl SampleRequest ===
 
 impl SampleRequest {
-    /// Copies the sample to `stack` if the thread has responded. Never waits.
-    pub(super) fn poll(&mut self, stack: &mut StackSnapshot) -> SampleStatus {
+    /// Copies the sample to `stack` if the thread has responded, after `grow` was called with the
+    /// buffer and the number of bytes. Never waits.
+    pub(super) fn poll(
+        &mut self,
+        stack: &mut StackSnapshot,
+        grow: impl FnOnce(&mut StackSnapshot, usize),
+    ) -> SampleStatus {
         let mark = self.0.mark();
-        match self.0.take(|sample| sample.copy_to(stack, mark)) {
+        let copy = |sample: &SignalSample| {
+            grow(stack, sample.len());
+            sample.copy_to(stack, mark)
+        };
+        match self.0.take(copy) {
             None => SampleStatus::Pending,
             Some(0) => SampleStatus::Unreadable,
             Some(_) => SampleStatus::Copied,

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::ptr;
 
 use crate::os;
-use crate::stacks::snapshot::{CAPACITY, Registers, StackSnapshot};
+use crate::stacks::snapshot::{DEEP_CAPACITY, Registers, StackSnapshot};
 
 /// The general-purpose registers in the order of `ucontext_t`.
 pub(super) type GeneralRegisters = [libc::greg_t; 23];
@@ -38,7 +38,7 @@ pub(super) struct SignalSample {
     at: u64,
     base: u64,
     len: usize,
-    bytes: [u8; CAPACITY],
+    bytes: [u8; DEEP_CAPACITY],
 }
 
 /// Returns where the kernel has saved the registers; null if `context` is.
@@ -56,7 +56,18 @@ pub(super) fn saved_registers(context: *mut c_void) -> *const GeneralRegisters {
 
 impl SignalSample {
     pub(super) const fn empty() -> Self {
-        Self { registers: [0; DWARF_ORDER.len()], at: 0, base: 0, len: 0, bytes: [0; CAPACITY] }
+        Self {
+            registers: [0; DWARF_ORDER.len()],
+            at: 0,
+            base: 0,
+            len: 0,
+            bytes: [0; DEEP_CAPACITY],
+        }
+    }
+
+    /// Returns the number of bytes of the stack.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// Copies the registers, and the stack up to the mark. Async-signal-safe.
@@ -71,7 +82,7 @@ impl SignalSample {
         self.len = os::read_process_memory(base, self.bytes.get_mut(..len).unwrap_or_default());
     }
 
-    /// Copies the sample to a snapshot. Returns the number of bytes of the stack.
+    /// Copies the sample to a snapshot, as much as fits. Returns the number of bytes of the stack.
     pub(super) fn copy_to(&self, stack: &mut StackSnapshot, mark: u64) -> usize {
         stack.registers = Registers::default();
         for (number, value) in self.registers.iter().enumerate() {
@@ -80,8 +91,9 @@ impl SignalSample {
         stack.mark = mark;
         stack.at = self.at;
         stack.fill(self.base, |bytes| {
-            bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
-            self.len
+            let len = self.len.min(bytes.len());
+            bytes[..len].copy_from_slice(&self.bytes[..len]);
+            len
         })
     }
 }

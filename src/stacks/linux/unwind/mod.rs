@@ -30,8 +30,8 @@ use super::modules::Modules;
 use super::{prologue, return_address};
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
-/// More calls than a report can use. A deeper stack is a recursion.
-const MAX_FRAMES: usize = 512;
+/// More calls than fit in the largest copy, unless their frames are tiny.
+const MAX_FRAMES: usize = 32_768;
 /// More steps than an expression in the tables takes.
 const MAX_EXPRESSION_STEPS: u32 = 256;
 

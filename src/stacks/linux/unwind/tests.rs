@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::os::{self, Tid};
 use crate::stacks::linux::memory;
-use crate::stacks::snapshot;
+use crate::stacks::snapshot::{self, DEEP_CAPACITY};
 
 const READ: &str = "0";
 const FUTEX: &str = "202";
@@ -52,7 +52,7 @@ impl StackCopy {
     }
 
     fn snapshot(&self) -> StackSnapshot {
-        let mut stack = StackSnapshot::empty();
+        let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
         stack.registers = self.registers;
         stack.mark = self.mark;
         stack.fill(self.base, |to| {
@@ -206,8 +206,21 @@ fn a_recursion_is_unwound() {
 }
 
 #[test]
-fn a_deep_recursion_is_truncated() {
-    let (_, copy) = blocked(SLEEP, || recursion(5000, &|| std::thread::sleep(LONG)));
+fn a_deep_recursion_is_unwound_to_its_outermost_call() {
+    let (tid, copy) = blocked(SLEEP, || recursion(5000, &|| std::thread::sleep(LONG)));
+    assert!(copy.bytes.len() > snapshot::CAPACITY);
+    let trace = Unwinder::new().unwind(&copy.snapshot());
+    assert_eq!(trace.end, StopReason::Mark);
+    assert!(trace.call_sites.len() > 5000, "{}", trace.call_sites.len());
+    let whole = StackCopy::of_whole_stack(tid);
+    let trace = Unwinder::new().unwind(&whole.snapshot());
+    assert_eq!((trace.end, trace.is_whole), (StopReason::OutermostFrame, true));
+}
+
+#[test]
+fn a_copy_that_is_too_short_is_truncated() {
+    let (_, mut copy) = blocked(SLEEP, || recursion(5000, &|| std::thread::sleep(LONG)));
+    copy.bytes.truncate(snapshot::CAPACITY);
     let trace = Unwinder::new().unwind(&copy.snapshot());
     let found = names(&trace);
     assert_eq!(trace.end, StopReason::Truncated, "{found:#?}");

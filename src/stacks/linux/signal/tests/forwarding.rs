@@ -44,7 +44,10 @@ fn the_handler_runs_on_the_signal_stack_with_signals_blocked() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
     replace_handler(checks_its_context);
-    assert_eq!(target.sample(&sampler, &mut StackSnapshot::empty()), SampleStatus::Copied);
+    assert_eq!(
+        target.sample(&sampler, &mut StackSnapshot::with_capacity(DEEP_CAPACITY)),
+        SampleStatus::Copied
+    );
     assert_eq!(CONDITIONS_MET.load(Ordering::SeqCst), 3);
     set_handler(libc::SIG_DFL, 0);
 }
@@ -96,7 +99,7 @@ fn signals_that_are_not_ours_are_forwarded_to_the_previous_handler() {
         assert_eq!(calls_of(raise), 1);
 
         let target = TestThread::busy();
-        let mut stack = StackSnapshot::empty();
+        let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
         assert_eq!(
             calls_of(|| assert_eq!(target.sample(&first, &mut stack), SampleStatus::Copied)),
             0
@@ -162,7 +165,7 @@ fn a_handler_installed_after_ours_is_kept() {
     let sampler = SignalSampler::install().unwrap();
     set_handler(later, libc::SA_SIGINFO);
     let target = TestThread::busy();
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(
         calls_of(|| assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied)),
         100
@@ -210,7 +213,7 @@ fn without_forwarding_a_request_is_not_fulfilled() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
     set_handler(simple as SimpleHandler as usize, libc::SA_RESTART);
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let mut request = target.request(&sampler).unwrap();
     assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
     assert!(request.cancel());

@@ -17,7 +17,7 @@ use super::disposition::{self, Handler};
 use super::message::SIGNAL;
 use super::*;
 use crate::stacks::linux::interrupted_syscall::was_interrupted;
-use crate::stacks::snapshot::Registers;
+use crate::stacks::snapshot::{DEEP_CAPACITY, Registers};
 
 /// How long a thread may be off the CPU on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ impl TestThread {
 
     /// Samples the thread until a signal has interrupted a system call.
     fn is_found_blocked(&self, sampler: &SignalSampler) -> bool {
-        let (mut stack, start) = (StackSnapshot::empty(), Instant::now());
+        let (mut stack, start) = (StackSnapshot::with_capacity(DEEP_CAPACITY), Instant::now());
         while start.elapsed() < TIMEOUT {
             assert_eq!(self.sample(sampler, &mut stack), SampleStatus::Copied);
             if was_interrupted(&stack.registers) {
@@ -183,7 +183,7 @@ fn repeat_until(stop: &AtomicBool, mut repeat: impl FnMut()) {
 fn wait(request: &mut SampleRequest, stack: &mut StackSnapshot, timeout: Duration) -> SampleStatus {
     let start = Instant::now();
     loop {
-        let status = request.poll(stack);
+        let status = request.poll(stack, |_, _| ());
         if status != SampleStatus::Pending || start.elapsed() > timeout {
             return status;
         }

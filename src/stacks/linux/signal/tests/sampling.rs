@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::*;
 use crate::stacks::linux::signal::signal_sample::GeneralRegisters;
-use crate::stacks::snapshot::{CAPACITY, MARGIN, RED_ZONE};
+use crate::stacks::snapshot::{DEEP_CAPACITY, MARGIN, RED_ZONE};
 
 fn is_code_of_this_executable(address: u64) -> bool {
     let executable = std::env::current_exe().unwrap();
@@ -47,7 +47,7 @@ fn stack_end() -> u64 {
 fn a_busy_thread_is_sampled() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     for _ in 0..100 {
         assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
         target.check(&stack);
@@ -78,7 +78,7 @@ fn registers_have_their_dwarf_numbers() {
             );
         },
     );
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     target.check(&stack);
     for number in [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15] {
@@ -94,11 +94,11 @@ fn the_whole_stack_is_copied() {
     let (sender, receiver) = mpsc::channel();
     let target = TestThread::spawn(move || sender.send(stack_end()).unwrap(), || ());
     let end = receiver.recv().unwrap();
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let mut request = sampler.request(target.tid, u64::MAX).unwrap();
     assert_eq!(wait(&mut request, &mut stack, TIMEOUT), SampleStatus::Copied);
     let sp = stack.registers.get(Registers::RSP).unwrap();
-    assert!(end - sp < CAPACITY as u64 - RED_ZONE, "the stack is too deep for this test");
+    assert!(end - sp < DEEP_CAPACITY as u64 - RED_ZONE, "the stack is too deep for this test");
     assert!(stack.end() >= end, "{:x} is below the end {end:x}", stack.end());
 }
 
@@ -106,7 +106,7 @@ fn the_whole_stack_is_copied() {
 fn a_copy_begins_with_the_red_zone_and_ends_beyond_the_mark() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     let base = stack.registers.get(Registers::RSP).unwrap() - RED_ZONE;
     assert!(stack.word(base).is_some());
@@ -118,12 +118,12 @@ fn a_copy_begins_with_the_red_zone_and_ends_beyond_the_mark() {
 fn a_stack_pointer_that_is_not_mapped_yields_no_bytes() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     for sp in [0, 4096, 1 << 63, u64::MAX] {
         let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
         fulfill_at(sp, &request);
-        assert_eq!(request.poll(&mut stack), SampleStatus::Unreadable);
+        assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Unreadable);
         assert_eq!(stack.registers.get(Registers::RSP), Some(sp));
         assert_eq!(stack.word(target.words), None, "bytes of the sample before");
     }
@@ -141,11 +141,11 @@ fn a_copy_ends_at_the_first_unreadable_page() {
         assert_eq!(libc::mprotect(page.wrapping_byte_add(PAGE), PAGE, libc::PROT_NONE), 0);
         page
     };
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let sp = (page.addr() + PAGE - 800) as u64;
     let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
     fulfill_at(sp, &request);
-    assert_eq!(request.poll(&mut stack), SampleStatus::Copied);
+    assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Copied);
     assert_eq!(stack.end(), (page.addr() + PAGE) as u64);
     assert_eq!(stack.word(stack.end() - 8), Some(0));
     // SAFETY: nothing refers to the mapping.
@@ -157,7 +157,7 @@ fn a_thread_that_blocks_the_signal_does_not_respond() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let ((target, unblock), other) = (TestThread::blocking_the_signal(), TestThread::busy());
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let mut request = target.request(&sampler).unwrap();
     assert_eq!(wait(&mut request, &mut stack, NO_RESPONSE), SampleStatus::Pending);
     assert!(other.request(&sampler).is_none(), "two at a time");
@@ -165,7 +165,7 @@ fn a_thread_that_blocks_the_signal_does_not_respond() {
     let mut next = other.request(&sampler).unwrap();
     unblock.store(true, Ordering::SeqCst);
     thread::sleep(NO_RESPONSE);
-    assert_eq!(request.poll(&mut stack), SampleStatus::Pending);
+    assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Pending);
     assert!(request.cancel());
     drop(request);
     assert_eq!(
@@ -184,7 +184,7 @@ fn a_late_signal_does_not_fulfill_a_later_request() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let (target, unblock) = TestThread::blocking_the_signal();
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert!(target.request(&sampler).unwrap().cancel());
     let mut request = target.request(&sampler).unwrap();
     unblock.store(true, Ordering::SeqCst);
@@ -198,10 +198,10 @@ fn no_thread_responds_for_another() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
     let (target, unblock) = TestThread::blocking_the_signal();
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let mut request = target.request(&sampler).unwrap();
     forge(Tid::current(), request.0.number(), |_| ());
-    assert_eq!(request.poll(&mut stack), SampleStatus::Pending);
+    assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Pending);
     unblock.store(true, Ordering::SeqCst);
     assert_eq!(wait(&mut request, &mut stack, TIMEOUT), SampleStatus::Copied);
     target.check(&stack);
@@ -240,13 +240,13 @@ fn a_dropped_request_is_cancelled() {
 fn a_race_of_cancel_and_fulfill_has_one_winner() {
     let _alone = alone();
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let start = Instant::now();
     for spins in (0..400).cycle().take_while(|_| start.elapsed() < Duration::from_secs(1)) {
         let mut request = target.request_soon(&sampler, target.words);
         (0..spins).for_each(|_| std::hint::spin_loop());
         while !request.cancel() {
-            if request.poll(&mut stack) == SampleStatus::Copied {
+            if request.poll(&mut stack, |_, _| ()) == SampleStatus::Copied {
                 target.check(&stack);
             }
         }
@@ -264,7 +264,8 @@ fn two_samplers_never_have_a_request_at_the_same_time() {
     let _alone = alone();
     let sample = || {
         let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
-        let (mut stack, mut numbers, start) = (StackSnapshot::empty(), Vec::new(), Instant::now());
+        let (mut stack, mut numbers, start) =
+            (StackSnapshot::with_capacity(DEEP_CAPACITY), Vec::new(), Instant::now());
         let mut copied = 0;
         while copied < 100 && start.elapsed() < TIMEOUT {
             let Some(mut request) = target.request(&sampler) else { continue };
@@ -305,7 +306,7 @@ fn a_read_is_restarted_after_the_signal() {
     );
     // Moved here so that it is closed before `target` is joined.
     let mut writer = writer;
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     for byte in [7, 8] {
         for _ in 0..5 {
             assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);

@@ -50,7 +50,7 @@ fn sleeps() {
 
 /// Samples one thread after the other, as fast as they respond.
 fn sample_all(name: &str, targets: &[TestThread], sampler: &SignalSampler, time: Duration) {
-    let mut stack = StackSnapshot::empty();
+    let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let (mut cancelled, mut round_trips) = (0, Vec::new());
     RUNS.store(0, Ordering::Relaxed);
     let (start, start_ticks) = (Instant::now(), ticks());
