@@ -1,18 +1,31 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeMetrics;
 
-/// The share of an interval in which one worker was busy.
+/// The share of the last interval in which one worker was busy.
+///
+/// Tokio adds the time of a poll to a worker's total when the worker parks, or after 61 polls. A
+/// worker that does not park and whose total stands still is therefore busy, and what is added at
+/// last belongs to all the time since the total changed before.
 #[derive(Debug)]
 pub(super) struct BusyRatio {
-    /// Tokio's total at the end of the last interval.
-    total: Duration,
+    last: WorkerTotals,
+    /// When the total was last seen to change.
+    changed_at: Instant,
     ratio: f64,
+}
+
+/// Tokio's totals of one worker at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WorkerTotals {
+    busy: Duration,
+    /// The number of parks and unparks, which is odd while the worker is parked.
+    parks: u64,
 }
 
 impl BusyRatio {
     pub(super) fn new(metrics: &RuntimeMetrics, worker: usize) -> Self {
-        Self { total: busy_duration(metrics, worker), ratio: 0.0 }
+        Self { last: WorkerTotals::read(metrics, worker), changed_at: Instant::now(), ratio: 0.0 }
     }
 
     pub(super) fn get(&self) -> f64 {
@@ -20,51 +33,76 @@ impl BusyRatio {
     }
 
     /// Ends an interval.
-    pub(super) fn update(
-        &mut self,
-        metrics: &RuntimeMetrics,
-        worker: usize,
-        stall_age: Duration,
-        interval: Duration,
-    ) {
-        self.advance(busy_duration(metrics, worker), stall_age, interval);
+    pub(super) fn update(&mut self, metrics: &RuntimeMetrics, worker: usize) {
+        self.advance(WorkerTotals::read(metrics, worker), Instant::now());
     }
 
-    /// Tokio adds the time of a poll when the worker parks next: nothing during a stall, and
-    /// everything at once after it. So the age of the stall fills in, and the excess is cut off.
-    fn advance(&mut self, total: Duration, stall_age: Duration, interval: Duration) {
-        let added = total.saturating_sub(self.total);
-        self.total = total;
-        let busy = added.max(stall_age.min(interval));
-        self.ratio = (busy.as_secs_f64() / interval.as_secs_f64()).min(1.0);
+    fn advance(&mut self, totals: WorkerTotals, now: Instant) {
+        let is_parked = totals.parks % 2 == 1;
+        if totals == self.last && !is_parked {
+            self.ratio = 1.0;
+            return;
+        }
+        let elapsed = now.saturating_duration_since(self.changed_at).as_secs_f64();
+        let added = totals.busy.saturating_sub(self.last.busy).as_secs_f64();
+        if elapsed > 0.0 {
+            self.ratio = (added / elapsed).min(1.0);
+        }
+        (self.last, self.changed_at) = (totals, now);
     }
 }
 
-#[cfg(target_has_atomic = "64")]
-fn busy_duration(metrics: &RuntimeMetrics, worker: usize) -> Duration {
-    metrics.worker_total_busy_duration(worker)
-}
+impl WorkerTotals {
+    #[cfg(target_has_atomic = "64")]
+    fn read(metrics: &RuntimeMetrics, worker: usize) -> Self {
+        Self {
+            busy: metrics.worker_total_busy_duration(worker),
+            parks: metrics.worker_park_unpark_count(worker),
+        }
+    }
 
-#[cfg(not(target_has_atomic = "64"))]
-fn busy_duration(_: &RuntimeMetrics, _: usize) -> Duration {
-    Duration::ZERO
+    /// Tokio does not count there; a worker counts as parked.
+    #[cfg(not(target_has_atomic = "64"))]
+    fn read(_: &RuntimeMetrics, _: usize) -> Self {
+        Self { busy: Duration::ZERO, parks: 1 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_stalled_worker_is_busy_for_the_age_of_the_stall_and_no_longer() {
-        let seconds = Duration::from_secs;
-        let mut busy = BusyRatio { total: seconds(5), ratio: 0.0 };
-        let mut advance = |total, stall_age, interval| {
-            busy.advance(total, stall_age, interval);
+    /// Advances a new ratio by totals, each of busy milliseconds and parks, seen every 250 ms, and
+    /// returns the ratio at each.
+    fn ratios(totals: &[(u64, u64)]) -> Vec<f64> {
+        let start = Instant::now();
+        let last = WorkerTotals { busy: Duration::ZERO, parks: 1 };
+        let mut busy = BusyRatio { last, changed_at: start, ratio: 0.0 };
+        let seen = totals.iter().zip(1_u32..).map(|(&(busy_millis, parks), interval)| {
+            let totals = WorkerTotals { busy: Duration::from_millis(busy_millis), parks };
+            busy.advance(totals, start + interval * Duration::from_millis(250));
             busy.get()
-        };
-        assert_eq!(advance(seconds(5), seconds(0), seconds(1)), 0.0);
-        assert_eq!(advance(seconds(5), seconds(3), seconds(1)), 1.0);
-        assert_eq!(advance(seconds(15), seconds(0), seconds(1)), 1.0);
-        assert_eq!(advance(seconds(15), Duration::from_millis(250), seconds(1)), 0.25);
+        });
+        seen.collect()
+    }
+
+    #[test]
+    fn a_worker_that_parks_is_busy_for_what_is_added() {
+        assert_eq!(ratios(&[(50, 9), (50, 9), (175, 11)]), [0.2, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_park_is_busy_while_its_total_stands_still() {
+        // Unparked, then 61 polls of 10 ms between two updates.
+        let seen = ratios(&[(0, 2), (0, 2), (0, 2), (610, 2), (610, 2), (610, 2), (1_220, 2)]);
+        assert_eq!(seen[1..3], [1.0, 1.0]);
+        assert_eq!(seen[4..6], [1.0, 1.0]);
+        assert!(seen[3] > 0.8 && seen[6] > 0.8, "{seen:?}");
+    }
+
+    #[test]
+    fn what_one_stall_adds_is_not_counted_as_one_interval() {
+        let seen = ratios(&[(0, 2), (0, 2), (0, 2), (0, 2), (1_000, 3), (1_000, 3)]);
+        assert_eq!(seen[1..], [1.0, 1.0, 1.0, 1.0, 0.0]);
     }
 }

@@ -144,12 +144,10 @@ impl RuntimeSeries {
         gauges: &mut Gauges,
         snapshot: &RuntimeSnapshot,
     ) {
-        let interval = self.worker_busy_at.elapsed();
-        if interval >= Self::BUSY_INTERVAL {
+        if self.worker_busy_at.elapsed() >= Self::BUSY_INTERVAL {
             self.worker_busy_at = Instant::now();
             for (worker, (_, busy)) in self.worker_busy.iter_mut().enumerate() {
-                let age = snapshot.stalled_workers.get(&worker).copied().unwrap_or_default();
-                busy.update(&snapshot.metrics, worker, age, interval);
+                busy.update(&snapshot.metrics, worker);
             }
         }
         for (key, busy) in &self.worker_busy {

@@ -92,7 +92,7 @@ mod tests {
             cpu: millis(cpu),
             run_delay: millis(run_delay),
             syscall: FUTEX,
-            handed_off: false,
+            ..TimeBreakdown::default()
         };
         classify(Some(&breakdown), millis(duration), millis(25), host)
     }

@@ -56,7 +56,7 @@ impl LocalHandle {
     }
 
     #[inline]
-    pub(super) fn shard(&self) -> &Arc<Shard> {
+    pub(crate) fn shard(&self) -> &Arc<Shard> {
         &self.shard
     }
 

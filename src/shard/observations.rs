@@ -26,12 +26,20 @@ pub(crate) struct PollObservations {
     /// The last poll during which another worker took over the I/O driver after a wake-up. Written
     /// by the rescuer.
     rescued: AtomicU64,
-    /// The last poll that handed off its worker. Also written by the reporter.
+    /// The last poll whose stack shows that it gives up its worker. Written by the reporter.
     handed_off: AtomicU64,
+    /// The last poll whose worker went on meanwhile, on another thread.
+    moved: AtomicU64,
+    /// The last poll that gave up its worker, but whose worker did not go on; and its age when it
+    /// was last found so, in ticks.
+    stranded: [AtomicU64; 2],
     /// The worker's counters at the first sample.
     first_counters: [AtomicU64; 2],
     samples: ThreadSamples,
 }
+
+/// A counter that was not known at the first sample.
+const UNKNOWN: u64 = u64::MAX;
 
 impl PollObservations {
     /// Returns whether the I/O driver was starved during the poll that began at `start`.
@@ -53,13 +61,36 @@ impl PollObservations {
         set(&self.rescued, start);
     }
 
-    /// Returns whether the poll that began at `start` has handed off its worker.
+    /// Returns whether the poll that began at `start` has handed off its worker, to a thread that
+    /// has taken it over.
     pub(crate) fn is_handed_off(&self, start: u64) -> bool {
-        get(&self.handed_off) == start
+        self.has_moved(start) || (get(&self.handed_off) == start && !self.is_stranded(start))
     }
 
+    /// Records that the poll's stack shows that it gives up its worker.
     pub(crate) fn set_handed_off(&self, start: u64) {
         set(&self.handed_off, start);
+    }
+
+    /// Returns whether the worker of the poll that began at `start` went on meanwhile.
+    pub(crate) fn has_moved(&self, start: u64) -> bool {
+        get(&self.moved) == start
+    }
+
+    /// Returns whether the stack of the poll that began at `start` shows that it gives up its
+    /// worker, which does not go on, however.
+    pub(crate) fn waits_for_hand_off(&self, start: u64) -> bool {
+        get(&self.handed_off) == start && !self.has_moved(start)
+    }
+
+    /// Records that, at this age, no thread has taken over the worker that the poll gives up.
+    pub(crate) fn set_stranded(&self, start: u64, age: u64) {
+        set(&self.stranded[1], age);
+        set(&self.stranded[0], start);
+    }
+
+    fn is_stranded(&self, start: u64) -> bool {
+        get(&self.stranded[0]) == start
     }
 
     /// Starts to observe a poll, unless that has been done.
@@ -105,29 +136,29 @@ impl PollObservations {
         if self.samples.is_of(start) {
             self.samples.add(sample);
             if counters.is_some_and(|counters| self.have_changed(counters)) {
-                self.set_handed_off(start);
+                set(&self.moved, start);
             }
             return;
         }
         self.samples.begin(start, sample);
-        let counters = counters.unwrap_or_default();
+        let counters = counters.unwrap_or([UNKNOWN; 2]);
         for (first, now) in self.first_counters.iter().zip(counters) {
             set(first, now);
         }
         // An odd number of parks and unparks means parked, which no worker is inside a poll.
-        if counters[0] % 2 == 1 {
-            self.set_handed_off(start);
+        if counters[0] != UNKNOWN && counters[0] % 2 == 1 {
+            set(&self.moved, start);
         }
     }
 
     fn have_changed(&self, counters: [u64; 2]) -> bool {
-        self.first_counters.iter().zip(counters).any(|(first, now)| get(first) != now)
+        let mut pairs = self.first_counters.iter().map(get).zip(counters);
+        pairs.any(|(first, now)| first != UNKNOWN && first != now)
     }
 
     /// Returns how the poll that began at `start` spent its time up to the last sample.
     pub(crate) fn breakdown(&self, start: u64) -> Option<TimeBreakdown> {
-        let breakdown = self.samples.breakdown(start)?;
-        Some(TimeBreakdown { handed_off: self.is_handed_off(start), ..breakdown })
+        self.samples.breakdown(start).map(|breakdown| self.with_hand_off(start, breakdown))
     }
 
     /// Returns how the poll that began at `start` spent its time up to its end, at which the thread
@@ -140,7 +171,16 @@ impl PollObservations {
         run_delay: Duration,
     ) -> Option<TimeBreakdown> {
         let breakdown = self.samples.breakdown_at_end(start, at, cpu, run_delay)?;
-        Some(TimeBreakdown { handed_off: self.is_handed_off(start), ..breakdown })
+        Some(self.with_hand_off(start, breakdown))
+    }
+
+    fn with_hand_off(&self, start: u64, breakdown: TimeBreakdown) -> TimeBreakdown {
+        let stranded = self.is_stranded(start);
+        TimeBreakdown {
+            handed_off: self.is_handed_off(start),
+            stranded_for: stranded.then(|| get(&self.stranded[1])),
+            ..breakdown
+        }
     }
 }
 
@@ -178,6 +218,24 @@ mod tests {
         assert!(!observations.is_handed_off(8));
         observations.record(9, &sample(30), Some([7, 100]));
         assert!(observations.is_handed_off(9), "a parked worker polls nothing");
+        observations.record(10, &sample(40), None);
+        observations.record(10, &sample(50), Some([8, 100]));
+        assert!(!observations.is_handed_off(10), "nothing to compare with");
+    }
+
+    #[test]
+    fn a_worker_that_nobody_takes_over_is_stranded_until_it_moves() {
+        let observations = PollObservations::default();
+        observations.record(7, &sample(0), Some([4, 100]));
+        assert!(!observations.waits_for_hand_off(7));
+        observations.set_handed_off(7);
+        assert!(observations.waits_for_hand_off(7) && observations.is_handed_off(7));
+        observations.set_stranded(7, 1_500);
+        assert!(!observations.is_handed_off(7));
+        observations.record(7, &sample(9), Some([5, 100]));
+        assert!(observations.is_handed_off(7) && !observations.waits_for_hand_off(7));
+        let breakdown = observations.breakdown(7).unwrap();
+        assert_eq!((breakdown.handed_off, breakdown.stranded_for), (true, Some(1_500)));
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl ThreadSamples {
             run_delay: Duration::from_nanos(run_delay.max(get(&self.runnable))),
             syscall: decode(get(&self.syscall)),
             handed_off: false,
+            stranded_for: None,
         }
     }
 }

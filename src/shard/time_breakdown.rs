@@ -14,6 +14,9 @@ pub(crate) struct TimeBreakdown {
     pub(crate) syscall: Option<Syscall>,
     /// Whether the worker was handed off to another thread meanwhile.
     pub(crate) handed_off: bool,
+    /// For how long the poll had given up its worker before a thread took the worker over, or at
+    /// least not yet, counted from its start, in ticks; `None` if a thread was free.
+    pub(crate) stranded_for: Option<u64>,
 }
 
 impl TimeBreakdown {

@@ -9,6 +9,7 @@ mod stack_samples;
 mod stall_in_progress;
 mod token_bucket;
 mod watchdog_delays;
+mod worker_threads;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,10 +23,12 @@ pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
+pub(crate) use self::worker_threads::WorkerThreads;
 
 use self::queue::ReportQueue;
 use self::scan_progress::ScanProgress;
-use crate::os::Clock;
+use self::worker_threads::current_worker;
+use crate::os::{Clock, Tid};
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
     BucketBounds, Notifier, PollContext, PollId, PollInfo, RouteTotals, Shard, Shards, Thresholds,
@@ -49,6 +52,7 @@ pub(crate) struct MonitorState {
     pub(crate) delays: WatchdogDelays,
     /// The unmeasured poll that occupies each worker.
     pub(crate) unattributed: Box<[UnattributedPoll]>,
+    pub(crate) worker_threads: WorkerThreads,
     /// Why no stacks are captured, if none are.
     pub(crate) stacks_missing: Option<&'static str>,
     /// Whether the builder requests stacks and the build includes them.
@@ -91,6 +95,7 @@ impl MonitorState {
             capture_pool: CapturePool::new(stacks_missing.is_none(), workers),
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
+            worker_threads: WorkerThreads::new(workers),
             stacks_missing,
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,
@@ -111,11 +116,15 @@ impl MonitorState {
         self.thresholds.set_stall(self.clock.ticks(threshold).max(1), self.bounds.first());
     }
 
-    /// Records in a shard which worker of the watched runtime the current thread is, if any.
-    pub(crate) fn update_worker_index(&self, shard: &Shard) {
-        let is_watched =
-            Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id());
-        shard.set_worker(is_watched.then(tokio::runtime::worker_index).flatten());
+    /// Records in a shard which worker of the watched runtime the current thread is, and returns
+    /// it.
+    pub(crate) fn update_worker_index(&self, shard: &Shard) -> Option<usize> {
+        let worker = current_worker(&self.runtime);
+        shard.set_worker(worker);
+        if let Some(worker) = worker {
+            self.worker_threads.set(worker, Tid::current());
+        }
+        worker
     }
 
     pub(crate) fn totals(&self, route: RouteId) -> RouteTotals {

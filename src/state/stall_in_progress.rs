@@ -22,9 +22,11 @@ pub(crate) struct StallInProgress<'a> {
 /// The unmeasured poll that occupies one worker. Written by the watchdog.
 #[derive(Debug, Default)]
 pub(crate) struct UnattributedPoll {
-    /// When it began, in ticks; 0 if there is none. Relaxed: `observations` holds the time of the
-    /// poll that each of its values belongs to.
+    /// When it began, in ticks; 0 if there is none. Relaxed, like `suspected_since`:
+    /// `observations` holds the time of the poll that each of its values belongs to.
     start: AtomicU64,
+    /// Since when the worker has been suspected of being occupied, in ticks; 0 if it is not.
+    suspected_since: AtomicU64,
     pub(crate) observations: PollObservations,
 }
 
@@ -80,18 +82,49 @@ impl UnattributedPoll {
         (start != 0).then_some(start)
     }
 
-    pub(crate) fn begin(&self, start: u64) {
-        self.start.store(start, Ordering::Relaxed);
+    /// Returns the moment that observations of the worker belong to: the start of the poll, or of
+    /// the suspicion that there is one.
+    pub(crate) fn observed_since(&self) -> Option<u64> {
+        let suspected_since = self.suspected_since.load(Ordering::Relaxed);
+        self.start().or((suspected_since != 0).then_some(suspected_since))
     }
 
-    /// Ends the poll, if there is one, with one message to the reporter.
+    pub(crate) fn suspect(&self, since: u64) {
+        self.suspected_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Begins the poll that the worker was suspected of. What was observed since then is true of
+    /// it.
+    pub(crate) fn begin(&self, start: u64) {
+        let observed_since = self.observed_since();
+        let was = |is: fn(&PollObservations, u64) -> bool| {
+            observed_since.is_some_and(|since| is(&self.observations, since))
+        };
+        let (is_starved, is_rescued) =
+            (was(PollObservations::is_starved), was(PollObservations::is_rescued));
+        self.start.store(start, Ordering::Relaxed);
+        if is_starved {
+            self.observations.set_starved(start);
+        }
+        if is_rescued {
+            self.observations.set_rescued(start);
+        }
+    }
+
+    /// Ends the suspicion, and the poll, if there is one, with one message to the reporter.
     pub(crate) fn end(&self, monitor: &MonitorState, worker: usize, now: u64) {
-        let Some(active) = StallInProgress::unattributed(worker, self, now) else { return };
-        self.start.store(0, Ordering::Relaxed);
-        let stall = active.to_message(monitor);
+        let stall = StallInProgress::unattributed(worker, self, now);
+        self.discard();
+        let Some(stall) = stall.map(|stall| stall.to_message(monitor)) else { return };
         // A stall that the full queue rejects is counted there; it has no route counters on this
         // thread.
         let _ = monitor.queue.push_ended(EndedStall { stall, end: now, span: SpanRef::none() });
+    }
+
+    /// Ends the suspicion, and forgets the poll: there was none that long.
+    pub(crate) fn discard(&self) {
+        self.suspected_since.store(0, Ordering::Relaxed);
+        self.start.store(0, Ordering::Relaxed);
     }
 
     /// No shard has an address as small as the index of a worker.

@@ -72,7 +72,7 @@ impl MonitorGuard {
         }
         let tasks = [
             monitor.runtime.spawn(probe_and_discover(&monitor, lag)).abort_handle(),
-            monitor.runtime.spawn(sentinel.run()).abort_handle(),
+            monitor.runtime.spawn(sentinel.run(Arc::clone(&monitor))).abort_handle(),
         ];
         Ok(Self { monitor, tasks, threads })
     }
@@ -112,8 +112,9 @@ fn probe_and_discover(
     lag: Arc<Lag>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let (clock, bounds) = (monitor.clock.clone(), monitor.bounds.clone());
-    let monitor = Arc::clone(monitor);
-    probe(lag, clock, bounds, move |round| discover_workers(&monitor, round))
+    let (monitor, idle) = (Arc::clone(monitor), Arc::clone(monitor));
+    let is_idle = move || idle.notifier.is_armed() && idle.worker_threads.unknown() == 0;
+    probe(lag, clock, bounds, is_idle, move |round| discover_workers(&monitor, round))
 }
 
 /// Returns whether another worker could take over the I/O driver.

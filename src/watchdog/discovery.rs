@@ -1,26 +1,34 @@
+//! Finds out which thread runs which worker, by small tasks on them.
+
 use std::sync::Arc;
 
 use crate::request::local_handle;
 use crate::state::MonitorState;
 
-/// The rounds in which workers are discovered: all of the first two seconds, then one every five.
+/// The rounds in which workers are discovered: all of the first two seconds, then one a second.
 const FIRST_ROUNDS: u32 = 16;
-const ROUNDS_BETWEEN: u32 = 40;
+const ROUNDS_BETWEEN: u32 = 8;
 
-/// Finds the threads of workers that have polled nothing measured yet, so that they can be sampled
-/// if unmeasured code occupies them.
+/// Finds the threads of the workers that are not known, so that they can be sampled if unmeasured
+/// code occupies them.
 ///
 /// Spawns small tasks, which idle workers steal from this one. Called by a task inside the runtime,
-/// eight times a second.
+/// at its start and in each round of the lag probe.
 pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32) {
+    record_own_poll(monitor);
     if round >= FIRST_ROUNDS && round % ROUNDS_BETWEEN != 0 {
         return;
     }
-    drop(local_handle(monitor));
-    let is_known = |worker| monitor.shards.iter().any(|shard| shard.worker() == Some(worker));
-    let unknown = (0..monitor.unattributed.len()).filter(|&worker| !is_known(worker)).count();
-    for _ in 0..unknown {
+    for _ in 0..monitor.worker_threads.unknown() {
         let monitor = Arc::clone(monitor);
-        let _detached = tokio::spawn(async move { drop(local_handle(&monitor)) });
+        let _detached = tokio::spawn(async move { record_own_poll(&monitor) });
+    }
+}
+
+/// Records that a task of the monitor is polled on the current thread, which may be a worker.
+pub(super) fn record_own_poll(monitor: &Arc<MonitorState>) {
+    let handle = local_handle(monitor);
+    if let Some(worker) = monitor.update_worker_index(handle.shard()) {
+        monitor.worker_threads.count_own_poll(worker);
     }
 }

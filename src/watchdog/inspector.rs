@@ -7,6 +7,7 @@ use tokio::runtime::RuntimeMetrics;
 
 use super::timing::{FIRST_REPORT_AGE, MAX_CAPTURE_INTERVAL, MAX_PERIOD, SUSPECT_AGE};
 use super::worker_counters::worker_counters;
+use super::worker_state::{WorkerSample, batch};
 use crate::os::{self, SchedStat, ThreadState, Tid};
 use crate::routes::Routes;
 use crate::shard::{PollInfo, Shard, ThreadSample};
@@ -45,7 +46,22 @@ impl PollInspector {
         let thread = shard.tid().and_then(|tid| self.sample_thread(tid, poll.start + age));
         // If the poll has ended meanwhile, the sample is not of this poll.
         if shard.current_poll.read() == Some(poll) {
-            self.observe(&stall, thread);
+            self.observe(&stall, thread, true);
+            self.follow_hand_off(shard, &stall);
+        }
+    }
+
+    /// Records whether a worker that a measured poll gives up goes on without it.
+    fn follow_hand_off(&self, shard: &Shard, stall: &StallInProgress<'_>) {
+        let (observations, start) = (stall.observations, stall.poll.start);
+        if observations.has_moved(start) {
+            if let (Some(worker), Some(thread)) = (stall.worker, shard.tid()) {
+                self.monitor.worker_threads.forget(worker, thread);
+            }
+        } else if observations.waits_for_hand_off(start)
+            && stall.age > batch(self.monitor.threshold())
+        {
+            observations.set_stranded(start, stall.age);
         }
     }
 
@@ -63,22 +79,37 @@ impl PollInspector {
     }
 
     /// Records a sample of a poll in progress, captures its stack and sends a report, if they are
-    /// due.
-    pub(super) fn observe(&mut self, stall: &StallInProgress<'_>, thread: Option<SampledThread>) {
+    /// due. A poll that is not beyond doubt is not reported yet.
+    pub(super) fn observe(
+        &mut self,
+        stall: &StallInProgress<'_>,
+        thread: Option<SampledThread>,
+        is_beyond_doubt: bool,
+    ) {
         let (observations, start) = (stall.observations, stall.poll.start);
         observations.begin(start, self.monitor.clock.ticks(FIRST_REPORT_AGE));
-        let is_report_due =
-            stall.age > self.monitor.threshold() && observations.take_report(stall.age);
+        let is_report_due = is_beyond_doubt
+            && stall.age > self.monitor.threshold()
+            && observations.take_report(stall.age);
         if let Some(thread) = thread {
-            let is_measured = stall.poll.route != Routes::UNATTRIBUTED;
-            let worker = stall.worker.filter(|_| is_measured);
-            let counters = worker.and_then(|worker| worker_counters(&self.metrics, worker));
+            let counters = self.counters(stall, &thread);
             observations.record(start, &thread.sample, counters);
             self.capture_if_due(stall, &thread.target, is_report_due);
         }
         if is_report_due && !observations.is_handed_off(start) {
             self.monitor.queue.push_in_progress(stall.to_report(&self.monitor));
         }
+    }
+
+    /// Returns the counters of the worker that a measured poll runs on, if its thread is known to
+    /// be that worker, or to have been before it handed the worker off.
+    fn counters(&self, stall: &StallInProgress<'_>, thread: &SampledThread) -> Option<[u64; 2]> {
+        if stall.poll.route == Routes::UNATTRIBUTED {
+            return None;
+        }
+        let worker = stall.worker?;
+        let is_known = self.monitor.worker_threads.thread(worker) == Some(thread.target.tid);
+        is_known.then(|| worker_counters(&self.metrics, worker)).flatten()
     }
 
     fn capture_if_due(
@@ -141,7 +172,12 @@ impl PollInspector {
 // === impl SampledThread ===
 
 impl SampledThread {
-    pub(super) fn state(&self) -> (ThreadState, SchedStat) {
+    /// Returns what the thread does, which does not change while it is blocked in one system call.
+    pub(super) fn observed(&self) -> (ThreadState, SchedStat) {
         (self.target.state, self.target.sched_stat)
+    }
+
+    pub(super) fn to_worker_sample(&self) -> WorkerSample {
+        WorkerSample { observed: self.observed(), sample: self.sample }
     }
 }

@@ -9,26 +9,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::blocking_pool::{BlockingPoolDelay, BlockingPoolProbe};
 use crate::os::Clock;
 use crate::request::StampedWaker;
-use crate::shard::{BucketBounds, Histogram, HistogramSnapshot, Lease};
+use crate::shard::{BucketBounds, Histogram, HistogramSnapshot};
 
-/// The time between two probes. Tokio's timer wheel wakes twice for a timer of more than 64 ms, so
-/// that eight probes a second are sixteen wake-ups.
+/// The time between two probes.
 const PERIOD: Duration = Duration::from_millis(125);
-/// The blocking pool is probed this many times less often, because each probe may start a thread.
-const ROUNDS_PER_BLOCKING_PROBE: u32 = 40;
+/// The same while the watchdog is idle. Tokio's timer wheel wakes twice for each.
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
 /// The most samples that one delay adds: those of a quarter of an hour.
 const MAX_MISSED: u64 = 7_200;
 
-/// The lag of one runtime. Each histogram has one writer: the probing task, or the one blocking
-/// task that it waits for.
+/// The lag of one runtime. Each histogram has one writer: the probing task.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     timer: Histogram,
     queue: Histogram,
-    blocking_pool: Histogram,
-    blocking_probe: Lease,
+    blocking_pool: Arc<BlockingPoolDelay>,
 }
 
 /// The contents of a [`Lag`] at one moment.
@@ -47,17 +45,21 @@ struct StampedSleep<'a, S> {
 }
 
 /// Probes the current runtime until it is aborted, or until the runtime's clock turns out to be
-/// paused by a test. Calls `each_round` with the number of the round.
+/// paused by a test. `is_idle` returns whether the watchdog is idle. Calls `each_round` with the
+/// number of the round.
 pub(crate) async fn probe(
     lag: Arc<Lag>,
     clock: Clock,
     bounds: BucketBounds,
+    is_idle: impl Fn() -> bool,
     each_round: impl Fn(u32),
 ) {
-    let period = clock.ticks(PERIOD);
+    let mut blocking_pool = BlockingPoolProbe::default();
     for round in 0_u32.. {
-        let armed = clock.now();
-        let sleep = pin!(tokio::time::sleep(PERIOD));
+        each_round(round);
+        let pause = if is_idle() { IDLE_PERIOD } else { PERIOD };
+        let (period, armed) = (clock.ticks(pause), clock.now());
+        let sleep = pin!(tokio::time::sleep(pause));
         let waker = StampedWaker::new(clock.clone());
         let (woken, polled) = StampedSleep { clock: &clock, sleep, waker }.await;
         if polled < armed {
@@ -70,27 +72,8 @@ pub(crate) async fn probe(
         let timer_lag = woken.saturating_sub(armed + period);
         correct_coordinated_omission(&lag.timer, &bounds, timer_lag, period);
         correct_coordinated_omission(&lag.queue, &bounds, polled.saturating_sub(woken), period);
-        if round % ROUNDS_PER_BLOCKING_PROBE == 0 {
-            probe_blocking_pool(&lag, &clock, &bounds);
-        }
-        each_round(round);
+        blocking_pool.run_once(&lag.blocking_pool, &clock, &bounds);
     }
-}
-
-fn probe_blocking_pool(lag: &Arc<Lag>, clock: &Clock, bounds: &BucketBounds) {
-    // One probe at a time, which is the only writer of the histogram: a waiting probe represents
-    // those that would wait behind it.
-    if !lag.blocking_probe.try_acquire() {
-        return;
-    }
-    let (lag, clock, bounds) = (Arc::clone(lag), clock.clone(), bounds.clone());
-    let spawned = clock.now();
-    let _detached = tokio::task::spawn_blocking(move || {
-        let period = clock.ticks(PERIOD * ROUNDS_PER_BLOCKING_PROBE);
-        let delay = clock.now().saturating_sub(spawned);
-        correct_coordinated_omission(&lag.blocking_pool, &bounds, delay, period);
-        lag.blocking_probe.release();
-    });
 }
 
 /// Adds a delay, and those that the probes which could not start meanwhile would have measured
@@ -114,8 +97,13 @@ impl Lag {
         let mut snapshot = LagSnapshot::default();
         self.timer.read_into(&mut snapshot.timer);
         self.queue.read_into(&mut snapshot.queue);
-        self.blocking_pool.read_into(&mut snapshot.blocking_pool);
+        self.blocking_pool.histogram().read_into(&mut snapshot.blocking_pool);
         snapshot
+    }
+
+    /// Returns since when the probe of the blocking pool has been waiting, in ticks.
+    pub(crate) fn blocking_pool_waiting_since(&self) -> Option<u64> {
+        self.blocking_pool.waiting_since()
     }
 }
 
@@ -169,7 +157,7 @@ mod tests {
         let clock = Clock::new();
         let bounds = BucketBounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        probe(Arc::clone(&lag), clock, bounds, |_| ()).await;
+        probe(Arc::clone(&lag), clock, bounds, || false, |_| ()).await;
         assert_eq!(lag.snapshot().timer.count(), 0);
     }
 
@@ -178,7 +166,7 @@ mod tests {
         let clock = Clock::Os(Instant::now());
         let bounds = BucketBounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds, |_| ()));
+        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds, || false, |_| ()));
         tokio::task::yield_now().await;
         std::thread::sleep(Duration::from_millis(650));
         while lag.snapshot().timer.count() == 0 {

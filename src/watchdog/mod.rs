@@ -1,6 +1,7 @@
 //! The watchdog: a thread that detects stalls while they are in progress, one that resolves driver
 //! starvation, and probes inside the runtime.
 
+mod blocking_pool;
 mod discovery;
 mod inspector;
 mod io_driver;

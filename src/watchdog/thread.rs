@@ -11,7 +11,9 @@ use super::inspector::PollInspector;
 use super::mode::Mode;
 use super::self_check::SelfCheck;
 use super::stats::WatchdogStats;
-use super::timing::{FLUSH_PERIOD, IDLE_AFTER, IDLE_PERIOD, SUSPECT_AGE, period};
+use super::timing::{
+    FLUSH_PERIOD, IDLE_AFTER, IDLE_FLUSH_PERIOD, IDLE_PERIOD, SUSPECT_AGE, period,
+};
 use super::workers::WorkerTracker;
 use crate::stacks::StackSampler;
 use crate::state::MonitorState;
@@ -125,7 +127,9 @@ impl Watchdog {
             }
             self.inspector.inspect(shard, poll, age);
         }
-        scan.is_polling |= self.workers.scan(&mut self.inspector);
+        let workers = self.workers.scan(&mut self.inspector);
+        scan.is_polling |= workers.is_busy;
+        scan.has_suspects |= workers.is_suspect;
         scan.stalls_in_progress = monitor.stalls_in_progress().count();
         scan
     }
@@ -152,7 +156,7 @@ impl Watchdog {
         // What was counted last is flushed before the watchdog goes idle.
         let is_urgent =
             scan.stalls_in_progress > last.stalls_in_progress || self.mode == Mode::Arming;
-        let flush_period = if self.mode == Mode::Idle { IDLE_PERIOD } else { FLUSH_PERIOD };
+        let flush_period = if self.mode == Mode::Idle { IDLE_FLUSH_PERIOD } else { FLUSH_PERIOD };
         let has_captures = self.inspector.take_captured();
         if is_urgent || self.has_elapsed(self.flushed_at, flush_period, now) {
             queue.request_flush();

@@ -12,8 +12,11 @@ pub(super) const MIN_PAUSE: Duration = Duration::from_micros(500);
 pub(super) const SLACK: Duration = Duration::from_micros(50);
 /// The time without a poll after which the watchdog goes idle.
 pub(super) const IDLE_AFTER: Duration = Duration::from_millis(100);
-/// The pause between two scans while idle.
-pub(super) const IDLE_PERIOD: Duration = Duration::from_secs(1);
+/// The pause between two scans while idle: so short that blocking of 100 ms outside of measured
+/// polls is still there when it has been seen for as long as the default threshold.
+pub(super) const IDLE_PERIOD: Duration = Duration::from_millis(65);
+/// The time between two flushes of the counters while idle.
+pub(super) const IDLE_FLUSH_PERIOD: Duration = Duration::from_secs(1);
 /// The time between two flushes of the counters while something is polled.
 pub(super) const FLUSH_PERIOD: Duration = Duration::from_millis(250);
 

@@ -18,3 +18,8 @@ pub(super) fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> Option
 pub(super) fn worker_counters(_: &RuntimeMetrics, _: usize) -> Option<[u64; 2]> {
     None
 }
+
+/// Returns whether a worker is parked.
+pub(super) fn is_parked(metrics: &RuntimeMetrics, worker: usize) -> bool {
+    worker_counters(metrics, worker).is_some_and(|[parks, _]| parks % 2 == 1)
+}

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use tokio::runtime::RuntimeMetrics;
 
 use super::inspector::{PollInspector, SampledThread};
-use super::worker_counters::worker_counters;
-use super::worker_state::{Transition, WorkerActivity, WorkerLimits, WorkerState};
+use super::timing::SUSPECT_AGE;
+use super::worker_counters::{is_parked, worker_counters};
+use super::worker_state::{Progress, Transition, WorkerActivity, WorkerLimits, WorkerState};
 use crate::os::Tid;
+use crate::shard::Shard;
 use crate::state::{MonitorState, StallInProgress, UnattributedPoll};
 
 pub(super) struct WorkerTracker {
@@ -17,14 +19,24 @@ pub(super) struct WorkerTracker {
     states: Box<[WorkerState]>,
 }
 
+/// What a scan found of all workers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WorkersScan {
+    /// Whether a worker is neither parked nor inside a measured poll, so that the next scan should
+    /// be soon.
+    pub(super) is_busy: bool,
+    /// Whether one of these has made no progress for so long that it may starve the I/O driver.
+    pub(super) is_suspect: bool,
+}
+
 /// What a scan found of one worker.
 struct WorkerScan {
     activity: WorkerActivity,
-    is_parked: bool,
     is_measured: bool,
-    /// The worker's thread, if exactly one thread seems to be the worker.
     thread: Option<Tid>,
 }
+
+// === impl WorkerTracker ===
 
 impl WorkerTracker {
     pub(super) fn new(monitor: Arc<MonitorState>) -> Self {
@@ -33,64 +45,116 @@ impl WorkerTracker {
         Self { monitor, metrics, states }
     }
 
-    /// Scans all workers. Returns whether one of them may be occupied, so that the next scan should
-    /// be soon.
-    pub(super) fn scan(&mut self, inspector: &mut PollInspector) -> bool {
-        let Self { monitor, metrics, states } = self;
+    pub(super) fn scan(&mut self, inspector: &mut PollInspector) -> WorkersScan {
+        let monitor = Arc::clone(&self.monitor);
         let now = monitor.clock.now();
-        let limits =
-            WorkerLimits::new(&monitor.clock, inspector.suspect_age(), monitor.threshold());
-        let mut is_suspect = false;
-        for (worker, (state, unattributed)) in
-            states.iter_mut().zip(&*monitor.unattributed).enumerate()
-        {
-            let Some(counters) = worker_counters(metrics, worker) else { continue };
-            let scan = WorkerScan::new(monitor, worker, counters);
-            let is_idle_or_measured = scan.is_parked || scan.is_measured;
-            is_suspect |= !is_idle_or_measured;
-            if state.is_active(scan.activity, is_idle_or_measured, limits, now) {
-                unattributed.end(monitor, worker, now);
-            } else if state.is_sample_due(now) {
-                let thread = scan.thread.and_then(|tid| inspector.sample_thread(tid, now));
-                let sample = thread.as_ref().map(SampledThread::state);
-                let transition = state.next(sample, unattributed.start().is_some(), limits, now);
-                apply(transition, monitor, worker, unattributed, now);
-                if let Some(stall) = StallInProgress::unattributed(worker, unattributed, now) {
-                    inspector.observe(&stall, thread);
+        let limits = WorkerLimits::new(
+            &monitor.clock,
+            inspector.suspect_age(),
+            monitor.threshold(),
+            self.states.len(),
+        );
+        let has_parked = (0..self.states.len()).any(|worker| is_parked(&self.metrics, worker));
+        let mut found = WorkersScan::default();
+        for (worker, unattributed) in monitor.unattributed.iter().enumerate() {
+            let Some(counters) = worker_counters(&self.metrics, worker) else { continue };
+            let Some(state) = self.states.get_mut(worker) else { continue };
+            let scan = WorkerScan::new(&monitor, worker, counters);
+            let is_idle_or_measured = counters[0] % 2 == 1 || scan.is_measured;
+            found.is_busy |= !is_idle_or_measured;
+            match state.progress(scan.activity, is_idle_or_measured, limits, now) {
+                Progress::Made { may_be_batch, blocked_in } => {
+                    if may_be_batch {
+                        unattributed.discard();
+                    } else {
+                        unattributed.end(&monitor, worker, now);
+                    }
+                    if let Some((thread, blocked_in)) = scan.thread.zip(blocked_in) {
+                        // It sleeps on, so it is not the thread that has made the progress.
+                        let sample = inspector.sample_thread(thread, now);
+                        if sample.is_some_and(|sample| sample.observed() == blocked_in) {
+                            monitor.worker_threads.forget(worker, thread);
+                        }
+                    }
+                }
+                Progress::None => {
+                    state.set_idle_neighbor(has_parked);
+                    found.is_suspect |= suspect(&monitor, state, unattributed, now);
+                    if state.is_sample_due(now) {
+                        inspect(&monitor, inspector, state, worker, scan.thread, limits, now);
+                    }
                 }
             }
         }
-        is_suspect
+        found
     }
 }
+
+/// Marks a worker that has made no progress as suspected, once that has taken long enough.
+fn suspect(
+    monitor: &MonitorState,
+    state: &WorkerState,
+    unattributed: &UnattributedPoll,
+    now: u64,
+) -> bool {
+    let since = state.unchanged_since();
+    let is_suspect = now.saturating_sub(since) >= monitor.clock.ticks(SUSPECT_AGE);
+    if is_suspect {
+        unattributed.suspect(since);
+    }
+    is_suspect
+}
+
+/// Samples the thread of a worker that has made no progress, and decides whether unmeasured code
+/// occupies the worker.
+fn inspect(
+    monitor: &MonitorState,
+    inspector: &mut PollInspector,
+    state: &mut WorkerState,
+    worker: usize,
+    thread: Option<Tid>,
+    limits: WorkerLimits,
+    now: u64,
+) {
+    let unattributed = &monitor.unattributed[worker];
+    let sampled = thread.and_then(|tid| inspector.sample_thread(tid, now));
+    let sample = sampled.as_ref().map(SampledThread::to_worker_sample);
+    match state.next(sample, unattributed.start().is_some(), limits, now) {
+        Transition::Wait | Transition::StillOccupied => {}
+        Transition::Occupied { since, first_sample } => {
+            unattributed.begin(since);
+            if let Some(sample) = first_sample {
+                unattributed.observations.record(since, &sample, None);
+            }
+        }
+        Transition::Free => unattributed.end(monitor, worker, now),
+    }
+    if let Some(stall) = StallInProgress::unattributed(worker, unattributed, now) {
+        inspector.observe(&stall, sampled, state.is_beyond_doubt(limits, now));
+    }
+}
+
+// === impl WorkerScan ===
 
 impl WorkerScan {
     fn new(monitor: &MonitorState, worker: usize, counters: [u64; 2]) -> Self {
-        let shards = monitor.shards.iter().filter(|shard| shard.worker() == Some(worker));
-        let activity = shards.clone().map(|shard| shard.current_poll.activity());
-        let polls = activity.fold(0, u64::wrapping_add);
-        let is_measured = shards.clone().any(|shard| shard.current_poll.read().is_some());
-        let mut threads = shards.filter_map(|shard| shard.tid());
-        let thread = threads.next().filter(|_| threads.next().is_none());
-        Self {
-            activity: WorkerActivity { counters, polls },
-            is_parked: counters[0] % 2 == 1,
-            is_measured,
-            thread,
-        }
-    }
-}
-
-fn apply(
-    transition: Transition,
-    monitor: &MonitorState,
-    worker: usize,
-    unattributed: &UnattributedPoll,
-    now: u64,
-) {
-    match transition {
-        Transition::Wait | Transition::StillOccupied => {}
-        Transition::Occupied { since } => unattributed.begin(since),
-        Transition::Free => unattributed.end(monitor, worker, now),
+        let threads = &monitor.worker_threads;
+        let thread = threads.thread(worker);
+        let may_be_worker = |shard: &&Shard| match thread {
+            Some(thread) => shard.tid() == Some(thread),
+            None => {
+                let is_other = shard.tid().is_some_and(|thread| !threads.is_unknown(thread));
+                !is_other
+            }
+        };
+        let shards = monitor.shards.iter().map(|shard| &**shard).filter(may_be_worker);
+        let polls = shards.clone().map(|shard| shard.current_poll.activity());
+        let polls = polls.fold(0, u64::wrapping_add);
+        let is_measured = shards.into_iter().any(|shard| {
+            let poll = shard.current_poll.read();
+            poll.is_some_and(|poll| !shard.observations.is_handed_off(poll.start))
+        });
+        let own_polls = threads.own_polls(worker);
+        Self { activity: WorkerActivity { counters, polls, own_polls }, is_measured, thread }
     }
 }

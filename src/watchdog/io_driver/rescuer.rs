@@ -6,6 +6,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::super::timing::SUSPECT_AGE;
+use super::super::worker_counters::is_parked;
 use super::sentinel::{Sentinel, SentinelState};
 use super::socket::Sender;
 use crate::shard::PollObservations;
@@ -13,8 +14,12 @@ use crate::state::MonitorState;
 use crate::sync::{AtomicBool, Ordering};
 
 /// How long a probe may take before the driver counts as starved. A worker that waits on it
-/// responds within microseconds.
+/// responds within microseconds, unless the host is overloaded.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(2);
+/// A wait that takes so much longer than it should shows that the host is overloaded, and is
+/// repeated.
+const OVERSLEPT: Duration = Duration::from_millis(1);
+const MAX_WAITS: u32 = 4;
 
 /// The watchdog's handle to the rescuer's thread.
 #[derive(Clone, Debug)]
@@ -137,11 +142,17 @@ impl RescueLoop {
         if self.pending_credit && self.sentinel.probe.is_acknowledged() {
             self.mark_rescued();
         }
+        let sent_at = self.monitor.clock.now();
         let is_starved = self.is_starved();
         if is_starved {
-            self.for_each_suspect(|observations, start| observations.set_starved(start));
+            self.for_each_suspect(sent_at, PollObservations::set_starved);
         }
         if !self.rescue {
+            // The sentinel is evidence of which workers poll tasks at all. It must not wake a
+            // worker, so it is woken only if none is parked.
+            if !self.has_parked_worker() {
+                self.sentinel.wake();
+            }
             return;
         }
         self.sentinel.wake();
@@ -154,7 +165,7 @@ impl RescueLoop {
     /// Credits the rescue to the stalls during which the driver was starved before.
     fn mark_rescued(&mut self) {
         self.pending_credit = false;
-        self.for_each_suspect(|observations, start| {
+        self.for_each_suspect(u64::MAX, |observations, start| {
             if observations.is_starved(start) {
                 observations.set_rescued(start);
             }
@@ -173,26 +184,47 @@ impl RescueLoop {
 
     /// Waits for the last probe to be acknowledged, which wakes this thread.
     fn is_acknowledged_soon(&self) -> bool {
-        let deadline = Instant::now() + RESPONSE_TIMEOUT;
-        loop {
-            if self.sentinel.probe.is_acknowledged() {
-                return true;
+        for _ in 0..MAX_WAITS {
+            let deadline = Instant::now() + RESPONSE_TIMEOUT;
+            loop {
+                if self.sentinel.probe.is_acknowledged() {
+                    return true;
+                }
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                if remaining.is_zero() {
+                    break;
+                }
+                std::thread::park_timeout(remaining);
             }
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                return false;
+            // Where this thread runs late, so may the one that waits on the driver.
+            if deadline.elapsed() < OVERSLEPT {
+                break;
             }
-            std::thread::park_timeout(remaining);
+        }
+        self.sentinel.probe.is_acknowledged()
+    }
+
+    /// Calls `f` with each poll on a worker that had been a suspect at a moment, in ticks. Only a
+    /// worker can hold the driver.
+    fn for_each_suspect(&self, at: u64, f: impl Fn(&PollObservations, u64)) {
+        let monitor = &self.monitor;
+        let suspect_age = monitor.clock.ticks(SUSPECT_AGE);
+        let is_suspect =
+            |start: u64| at.min(monitor.clock.now()).saturating_sub(start) >= suspect_age;
+        let measured = monitor.polls_in_progress().filter(|(shard, ..)| shard.worker().is_some());
+        for (shard, poll, _) in measured.filter(|(_, poll, _)| is_suspect(poll.start)) {
+            f(&shard.observations, poll.start);
+        }
+        for poll in &monitor.unattributed {
+            if let Some(since) = poll.observed_since().filter(|&since| is_suspect(since)) {
+                f(&poll.observations, since);
+            }
         }
     }
 
-    fn for_each_suspect(&self, f: impl Fn(&PollObservations, u64)) {
-        let suspect_age = self.monitor.clock.ticks(SUSPECT_AGE);
-        for (shard, poll, age) in self.monitor.polls_in_progress() {
-            if age >= suspect_age {
-                f(&shard.observations, poll.start);
-            }
-        }
+    fn has_parked_worker(&self) -> bool {
+        let metrics = self.monitor.runtime.metrics();
+        (0..metrics.num_workers()).any(|worker| is_parked(&metrics, worker))
     }
 }
 

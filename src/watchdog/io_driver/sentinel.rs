@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::super::discovery::record_own_poll;
 use super::probe_state::ProbeState;
 use super::socket::{Receiver, Registered, Sender, socket_pair};
+use crate::state::MonitorState;
 
 /// The sentinel, before it runs.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(super) struct SentinelState {
 
 /// The running sentinel.
 struct SentinelFuture {
+    monitor: Arc<MonitorState>,
     shared: Arc<SentinelState>,
     socket: Option<Registered>,
 }
@@ -52,9 +55,9 @@ impl Sentinel {
     }
 
     /// Waits on the driver of the current runtime until it is aborted.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, monitor: Arc<MonitorState>) {
         let Ok(socket) = self.receiver.map(Receiver::register).transpose() else { return };
-        SentinelFuture { shared: self.shared, socket }.await;
+        SentinelFuture { monitor, shared: self.shared, socket }.await;
     }
 }
 
@@ -88,6 +91,7 @@ impl Future for SentinelFuture {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        record_own_poll(&self.monitor);
         let shared = &self.shared;
         shared.set_task(cx.waker());
         let Some(socket) = &self.socket else { return Poll::Pending };

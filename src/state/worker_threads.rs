@@ -1,0 +1,111 @@
+//! Which thread runs each worker, as tasks inside the runtime report it.
+//!
+//! Tokio moves a worker to another thread when a task calls `block_in_place`, and tells nobody. So
+//! a thread that has been seen as a worker keeps that role only until there is evidence against it.
+
+use tokio::runtime::Handle;
+
+use crate::os::Tid;
+use crate::sync::{AtomicU64, Ordering};
+
+/// One entry per worker.
+#[derive(Debug)]
+pub(crate) struct WorkerThreads(Box<[WorkerThread]>);
+
+/// Relaxed, both: each is true by itself, and a stale value is corrected by a later scan.
+#[derive(Debug)]
+struct WorkerThread {
+    /// The kernel's id of the thread that was seen as this worker last; 0 if none is known.
+    tid: AtomicU64,
+    /// The polls of the monitor's own tasks on this worker. A change proves that the worker has
+    /// come back to its scheduler.
+    own_polls: AtomicU64,
+}
+
+impl WorkerThreads {
+    pub(super) fn new(workers: usize) -> Self {
+        let entry = |_| WorkerThread { tid: AtomicU64::new(0), own_polls: AtomicU64::new(0) };
+        Self((0..workers).map(entry).collect())
+    }
+
+    /// Returns the thread that runs a worker, if it is known.
+    pub(crate) fn thread(&self, worker: usize) -> Option<Tid> {
+        let tid = i32::try_from(self.0.get(worker)?.tid.load(Ordering::Relaxed)).ok()?;
+        (tid != 0).then_some(Tid(tid))
+    }
+
+    /// Returns whether no worker is known to run on a thread.
+    pub(crate) fn is_unknown(&self, thread: Tid) -> bool {
+        self.0.iter().all(|entry| entry.tid.load(Ordering::Relaxed) != bits(thread))
+    }
+
+    /// Returns the number of workers whose thread is not known.
+    pub(crate) fn unknown(&self) -> usize {
+        self.0.iter().filter(|entry| entry.tid.load(Ordering::Relaxed) == 0).count()
+    }
+
+    /// Returns how often the monitor's own tasks were polled on a worker.
+    pub(crate) fn own_polls(&self, worker: usize) -> u64 {
+        self.0.get(worker).map_or(0, |entry| entry.own_polls.load(Ordering::Relaxed))
+    }
+
+    /// Records which worker the current thread is.
+    pub(crate) fn set(&self, worker: usize, thread: Tid) {
+        for entry in &self.0 {
+            forget(entry, thread);
+        }
+        if let Some(entry) = self.0.get(worker) {
+            entry.tid.store(bits(thread), Ordering::Relaxed);
+        }
+    }
+
+    /// Records that a thread is not the worker that it was.
+    pub(crate) fn forget(&self, worker: usize, thread: Tid) {
+        if let Some(entry) = self.0.get(worker) {
+            forget(entry, thread);
+        }
+    }
+
+    /// Records a poll of one of the monitor's own tasks on a worker.
+    pub(crate) fn count_own_poll(&self, worker: usize) {
+        if let Some(entry) = self.0.get(worker) {
+            entry.own_polls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn forget(entry: &WorkerThread, thread: Tid) {
+    let (known, none) = (bits(thread), 0);
+    let _ = entry.tid.compare_exchange(known, none, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+fn bits(thread: Tid) -> u64 {
+    u64::try_from(thread.0).unwrap_or(0)
+}
+
+/// Returns the index of the worker of `runtime` that the current thread is, if it is one.
+pub(super) fn current_worker(runtime: &Handle) -> Option<usize> {
+    let is_of_runtime = Handle::try_current().is_ok_and(|current| current.id() == runtime.id());
+    is_of_runtime.then(tokio::runtime::worker_index).flatten()
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_runs_one_worker_and_is_forgotten_by_name() {
+        let threads = WorkerThreads::new(2);
+        assert_eq!((threads.thread(0), threads.unknown()), (None, 2));
+        threads.set(0, Tid(7));
+        threads.set(1, Tid(7));
+        assert_eq!((threads.thread(0), threads.thread(1)), (None, Some(Tid(7))));
+        threads.forget(1, Tid(8));
+        assert!(!threads.is_unknown(Tid(7)), "another thread was forgotten");
+        threads.forget(1, Tid(7));
+        assert!(threads.is_unknown(Tid(7)));
+        threads.set(9, Tid(7));
+        assert_eq!((threads.thread(9), threads.unknown()), (None, 2), "no such worker");
+    }
+}
