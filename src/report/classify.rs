@@ -4,18 +4,7 @@ use std::time::Duration;
 
 use crate::os::Syscall;
 use crate::shard::TimeBreakdown;
-use crate::stall::Cause;
-
-/// The delays that the host caused during a poll.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct HostDelays {
-    /// For how long the process was stopped.
-    pub(super) stopped: Duration,
-    /// For how long the watchdog waited in the run queue.
-    pub(super) run_queue: Duration,
-    /// For how long the CPU quota has kept the process off the CPU in the last one to two seconds.
-    pub(super) throttled: Duration,
-}
+use crate::stall::{Cause, TimeSplit};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Classification {
@@ -26,41 +15,34 @@ pub(super) struct Classification {
 
 /// Classifies a poll that exceeded the threshold.
 ///
-/// The host is the cause if the poll would have been under the threshold without its delays, or if
-/// they account for more than half of it.
+/// The code is the cause if its own time alone exceeds the threshold, whatever the host has added;
+/// the host only if the poll would have been no stall without it. `throttled` is for how long the
+/// CPU quota has kept the process off the CPU in the last one to two seconds.
 pub(super) fn classify(
     breakdown: Option<&TimeBreakdown>,
-    duration: Duration,
+    split: &TimeSplit,
     threshold: Duration,
-    host: HostDelays,
+    throttled: Duration,
 ) -> Classification {
-    let active = duration.saturating_sub(host.stopped);
-    if !host.stopped.is_zero() && active <= threshold {
-        return Cause::Paused.into();
+    let waited = split.run_queue;
+    let is_throttled = throttled > waited.min(Duration::from_secs(1)) / 4;
+    if split.own() <= threshold && !split.host().is_zero() {
+        if split.stopped > waited {
+            return Cause::Paused.into();
+        }
+        let detail = if is_throttled { "the control group's CPU quota" } else { "the run queue" };
+        return Classification { detail: Some(detail), ..Cause::Preempted.into() };
     }
-    let Some(breakdown) = breakdown else {
-        // The thread was not sampled. All that is known is whether the watchdog could not run.
-        let is_preempted = host.run_queue > active / 2;
-        return if is_preempted { preempted(host.run_queue, host) } else { Cause::Unknown.into() };
-    };
-    let (cpu, run_delay) = (breakdown.cpu, breakdown.run_delay);
-    let off_cpu = breakdown.off_cpu().saturating_sub(host.stopped);
-    let is_over_by_itself = active.saturating_sub(run_delay) > threshold;
-    if !run_delay.is_zero() && (!is_over_by_itself || run_delay > cpu + off_cpu) {
-        preempted(run_delay, host)
-    } else if off_cpu > cpu || (breakdown.wall.is_zero() && breakdown.syscall.is_some()) {
-        Classification { syscall: breakdown.syscall, ..Cause::Blocked.into() }
-    } else if !cpu.is_zero() {
-        Cause::Cpu.into()
-    } else {
-        Cause::Unknown.into()
+    let Some(breakdown) = breakdown else { return Cause::Unknown.into() };
+    if breakdown.wall.is_zero() && breakdown.syscall.is_none() {
+        return Cause::Unknown.into();
     }
-}
-
-fn preempted(run_delay: Duration, host: HostDelays) -> Classification {
-    let is_throttled = host.throttled > run_delay.min(Duration::from_secs(1)) / 4;
-    let detail = if is_throttled { "the control group's CPU quota" } else { "the run queue" };
-    Classification { detail: Some(detail), ..Cause::Preempted.into() }
+    if split.off_cpu > split.cpu {
+        return Classification { syscall: breakdown.syscall, ..Cause::Blocked.into() };
+    }
+    let is_slowed = is_throttled && waited > split.own() / 4;
+    let detail = is_slowed.then_some("throttled by the control group's CPU quota");
+    Classification { detail, ..Cause::Cpu.into() }
 }
 
 impl From<Cause> for Classification {
@@ -79,55 +61,63 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Classifies a poll by milliseconds.
-    fn case(
-        wall: u64,
-        cpu: u64,
-        run_delay: u64,
-        duration: u64,
-        host: HostDelays,
-    ) -> Classification {
-        let breakdown = TimeBreakdown {
-            wall: millis(wall),
+    /// Classifies a poll by the milliseconds on-CPU, off-CPU, in the run queue and stopped, of
+    /// which the quota has taken `throttled`.
+    fn case([cpu, off_cpu, run_queue, stopped]: [u64; 4], throttled: u64) -> Classification {
+        let split = TimeSplit {
             cpu: millis(cpu),
-            run_delay: millis(run_delay),
-            syscall: FUTEX,
-            ..TimeBreakdown::default()
+            off_cpu: millis(off_cpu),
+            run_queue: millis(run_queue),
+            stopped: millis(stopped),
         };
-        classify(Some(&breakdown), millis(duration), millis(25), host)
+        let breakdown =
+            TimeBreakdown { wall: millis(1), syscall: FUTEX, ..TimeBreakdown::default() };
+        classify(Some(&breakdown), &split, millis(25), millis(throttled))
     }
 
     #[test]
-    fn the_largest_share_is_the_cause() {
-        let host = HostDelays::default();
-        let blocked = case(95, 1, 0, 100, host);
+    fn the_larger_share_of_the_codes_own_time_is_the_cause() {
+        let blocked = case([1, 99, 0, 0], 0);
         assert_eq!((blocked.cause, blocked.syscall), (Cause::Blocked, FUTEX));
-        let cpu = case(95, 90, 2, 100, host);
-        assert_eq!((cpu.cause, cpu.syscall), (Cause::Cpu, None));
-        let preempted = case(95, 20, 70, 100, host);
-        assert_eq!((preempted.cause, preempted.detail), (Cause::Preempted, Some("the run queue")));
+        let cpu = case([95, 2, 3, 0], 0);
+        assert_eq!((cpu.cause, cpu.syscall, cpu.detail), (Cause::Cpu, None, None));
     }
 
     #[test]
-    fn the_host_is_the_cause_if_the_poll_is_not_a_stall_without_it() {
-        assert_eq!(case(35, 22, 14, 38, HostDelays::default()).cause, Cause::Preempted);
-        let stopped = HostDelays { stopped: millis(300), ..HostDelays::default() };
-        assert_eq!(case(305, 4, 0, 310, stopped).cause, Cause::Paused);
-        assert_eq!(case(395, 90, 0, 400, stopped).cause, Cause::Cpu, "100 ms by itself");
+    fn what_is_a_stall_by_its_own_time_is_the_codes_whatever_the_host_adds() {
+        assert_eq!(case([26, 0, 974, 0], 0).cause, Cause::Cpu);
+        assert_eq!(case([0, 26, 974, 0], 0).cause, Cause::Blocked);
+        assert_eq!(case([1, 999, 0, 5_000], 0).cause, Cause::Blocked);
+        assert_eq!(case([13, 13, 500, 500], 0).cause, Cause::Cpu);
+    }
+
+    #[test]
+    fn the_host_is_the_cause_of_what_is_no_stall_without_it() {
+        let preempted = case([20, 5, 75, 0], 0);
+        assert_eq!((preempted.cause, preempted.detail), (Cause::Preempted, Some("the run queue")));
+        assert_eq!(case([4, 6, 0, 300], 0).cause, Cause::Paused);
+        assert_eq!(case([4, 6, 200, 300], 0).cause, Cause::Paused, "the larger share");
+        assert_eq!(case([4, 6, 300, 200], 0).cause, Cause::Preempted);
     }
 
     #[test]
     fn the_cpu_quota_is_named_if_it_throttles() {
-        let throttled = HostDelays { throttled: millis(60), ..HostDelays::default() };
-        let preempted = case(95, 20, 70, 100, throttled);
-        assert_eq!(preempted.detail, Some("the control group's CPU quota"));
+        assert_eq!(case([20, 0, 80, 0], 60).detail, Some("the control group's CPU quota"));
+        let throttled = Some("throttled by the control group's CPU quota");
+        assert_eq!(case([200, 0, 800, 0], 800).detail, throttled);
+        assert_eq!(case([200, 0, 8, 0], 800).detail, None, "it hardly waited");
+        assert_eq!(case([200, 0, 800, 0], 0).detail, None, "other processes took the CPU");
     }
 
     #[test]
-    fn a_thread_that_was_not_sampled_is_unknown_unless_the_host_was_overloaded() {
-        let case = |host| classify(None, millis(60), millis(25), host).cause;
-        assert_eq!(case(HostDelays::default()), Cause::Unknown);
-        let overloaded = HostDelays { run_queue: millis(50), ..HostDelays::default() };
-        assert_eq!(case(overloaded), Cause::Preempted);
+    fn a_thread_that_was_not_sampled_is_unknown_unless_the_host_is_the_cause() {
+        let case = |off_cpu, run_queue| {
+            let (off_cpu, run_queue) = (millis(off_cpu), millis(run_queue));
+            let split = TimeSplit { off_cpu, run_queue, ..TimeSplit::default() };
+            classify(None, &split, millis(25), Duration::ZERO).cause
+        };
+        assert_eq!(case(60, 0), Cause::Unknown);
+        assert_eq!(case(30, 30), Cause::Unknown);
+        assert_eq!(case(10, 50), Cause::Preempted);
     }
 }

@@ -5,6 +5,7 @@ mod classify;
 mod cpu_quota;
 mod rate_limiter;
 mod reporter;
+mod split;
 mod stall_builder;
 
 pub(crate) use self::reporter::{Hook, Reporter};

@@ -188,7 +188,8 @@ impl Reporter {
     }
 
     fn report_ended(&mut self, ended: EndedStall) {
-        let EndedStall { mut stall, mut end, span } = ended;
+        let EndedStall { mut stall, end, span } = ended;
+        let mut stall_end = end;
         let mut samples = self.monitor.history.lock().samples.take(stall.id);
         // A thread may have responded to a signal late, when the poll had ended.
         let duration = end.saturating_sub(stall.poll.start);
@@ -203,13 +204,14 @@ impl Reporter {
             if stall.ticks <= stall.threshold {
                 return;
             }
-            end = stall.poll.start + stall.ticks;
+            stall_end = stall.poll.start + stall.ticks;
             samples.retain(|sample| sample.age <= stall.ticks);
         }
         let builder = StallBuilder {
             monitor: &self.monitor,
             stall: &stall,
             end,
+            stall_end,
             in_progress: false,
             samples: &samples,
             throttled: self.cpu_quota.recent(),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::classify::{Classification, HostDelays, classify};
+use super::classify::{Classification, classify};
+use super::split::{HostDelay, HostDelays, split};
 use crate::os::Syscall;
 use crate::shard::TimeBreakdown;
 use crate::stacks::ThreadRole;
@@ -16,6 +17,8 @@ pub(crate) struct StallBuilder<'a> {
     pub(crate) stall: &'a StallMessage,
     /// When the poll ended, or the current time, in ticks.
     pub(crate) end: u64,
+    /// When the stall ended: with the poll, or when the poll handed off its worker.
+    pub(crate) stall_end: u64,
     pub(crate) in_progress: bool,
     pub(crate) samples: &'a [StackSample],
     /// For how long the CPU quota has kept the process off the CPU recently.
@@ -31,7 +34,7 @@ impl<'a> StallBuilder<'a> {
         throttled: Duration,
     ) -> Self {
         let end = stall.poll.start + stall.ticks;
-        Self { monitor, stall, end, in_progress: true, samples, throttled }
+        Self { monitor, stall, end, stall_end: end, in_progress: true, samples, throttled }
     }
 
     /// Returns `None` if the route is not known.
@@ -40,8 +43,9 @@ impl<'a> StallBuilder<'a> {
         let route = monitor.routes.get(stall.poll.route)?;
         let duration = monitor.clock.duration(stall.ticks);
         let threshold = monitor.clock.duration(stall.threshold);
-        let classification =
-            classify(stall.breakdown.as_ref(), duration, threshold, self.host_delays());
+        let breakdown = stall.breakdown.as_ref();
+        let split = split(breakdown, duration, &self.host_delays());
+        let classification = classify(breakdown, &split, threshold, self.throttled);
         let sample = self.representative_sample(classification.cause);
         let syscall = syscall(&classification, sample);
         Some(Stall {
@@ -49,6 +53,7 @@ impl<'a> StallBuilder<'a> {
             route: Arc::clone(&route.name),
             phase: stall.poll.phase,
             duration,
+            split,
             threshold,
             in_progress: self.in_progress,
             cause: classification.cause,
@@ -65,11 +70,20 @@ impl<'a> StallBuilder<'a> {
 
     fn host_delays(&self) -> HostDelays {
         let (clock, delays) = (&self.monitor.clock, &self.monitor.delays);
-        let overlap = |kind| clock.duration(delays.overlap(kind, self.stall.poll.start, self.end));
+        let during = |from, to| {
+            let overlap = |kind| clock.duration(delays.overlap(kind, from, to));
+            HostDelay {
+                stopped: overlap(DelayKind::Stopped),
+                run_queue: overlap(DelayKind::RunQueue),
+            }
+        };
+        let sampled = self.stall.breakdown.map_or(Duration::ZERO, |breakdown| breakdown.wall);
+        let start = self.stall.poll.start;
+        let first_sample = self.end.saturating_sub(clock.ticks(sampled));
+        let first_sample = first_sample.clamp(start, self.stall_end.max(start));
         HostDelays {
-            stopped: overlap(DelayKind::Stopped),
-            run_queue: overlap(DelayKind::RunQueue),
-            throttled: self.throttled,
+            before_sample: during(start, first_sample),
+            since_sample: during(first_sample, self.stall_end),
         }
     }
 

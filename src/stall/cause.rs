@@ -2,7 +2,9 @@ use std::fmt;
 
 /// Why a poll took so long.
 ///
-/// `Preempted` and `Paused` are host delays: the handler is not at fault.
+/// `Cpu` and `Blocked` are the code's fault: the time that the thread was on-CPU or off-CPU exceeds
+/// the threshold by itself, and this is the larger share of it. `Preempted` and `Paused` are host
+/// delays, without which the poll would have been no stall; this is the larger share of the delay.
 ///
 /// ```
 /// use tower_stall::Cause;
@@ -14,9 +16,9 @@ use std::fmt;
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Cause {
-    /// The thread was on-CPU.
+    /// The thread was mostly on-CPU.
     Cpu,
-    /// The thread was off-CPU, in a system call or on a lock.
+    /// The thread was mostly off-CPU, in a system call or on a lock.
     Blocked,
     /// The thread was runnable, but other threads or the CPU quota of its control group kept it off
     /// the CPU.

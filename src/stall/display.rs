@@ -17,6 +17,9 @@ impl Stall {
         if let Some(location) = self.location() {
             write!(f, " at {location}")?;
         }
+        if self.is_mixed() {
+            write!(f, "; {}", SplitText(self))?;
+        }
         write!(f, "; {}", InFlight(self.in_flight))?;
         match self.driver_text() {
             Some(driver) => write!(f, "; {driver}"),
@@ -26,6 +29,9 @@ impl Stall {
 
     fn write_report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n  cause: {}", Headline(self), CauseText(self))?;
+        if self.is_mixed() {
+            write!(f, "; {}", SplitText(self))?;
+        }
         if let Some(location) = self.location() {
             write!(f, "\n  at: {location}")?;
         }
@@ -34,6 +40,12 @@ impl Stall {
             write!(f, "\n  {text}")?;
         }
         self.frames.iter().try_for_each(|frame| write!(f, "\n    {frame}"))
+    }
+
+    /// Returns whether the split says more than the cause does: at least a tenth of the time was
+    /// spent in another way.
+    fn is_mixed(&self) -> bool {
+        self.split.parts().iter().max().is_some_and(|&part| part < self.duration * 9 / 10)
     }
 
     fn driver_text(&self) -> Option<&'static str> {
@@ -82,6 +94,23 @@ impl fmt::Display for CauseText<'_> {
     }
 }
 
+/// Where the time went: the parts of at least a hundredth, largest first.
+struct SplitText<'a>(&'a Stall);
+
+impl fmt::Display for SplitText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TEXTS: [&str; 4] = ["on-CPU", "off-CPU", "in the run queue", "stopped"];
+        let mut parts: Vec<_> = self.0.split.parts().into_iter().zip(TEXTS).collect();
+        parts.retain(|(part, _)| *part >= self.0.duration / 100);
+        parts.sort_by_key(|(part, _)| std::cmp::Reverse(*part));
+        for (i, (part, text)) in parts.into_iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            write!(f, "{separator}{} {text}", Millis(part))?;
+        }
+        Ok(())
+    }
+}
+
 /// The number of other requests in flight.
 struct InFlight(usize);
 
@@ -110,7 +139,7 @@ impl fmt::Display for Millis {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Cause, Frame, Location, Missing};
+    use super::super::{Cause, Frame, Location, Missing, TimeSplit};
     use super::*;
 
     fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
@@ -159,6 +188,29 @@ mod tests {
         assert_eq!(documented().to_string(), expected);
         let guide = include_str!("../docs/reports.md");
         assert_eq!(block(guide, "<!-- line -->\n```text\n", "\n```"), expected);
+    }
+
+    #[test]
+    fn the_split_is_displayed_if_it_says_more_than_the_cause() {
+        let millis = Duration::from_millis;
+        let stall = |cpu, off_cpu, run_queue, stopped| {
+            let (cpu, off_cpu) = (millis(cpu), millis(off_cpu));
+            let (run_queue, stopped) = (millis(run_queue), millis(stopped));
+            let split = TimeSplit { cpu, off_cpu, run_queue, stopped };
+            let duration = split.own() + split.host();
+            let detail = Some("throttled by the control group's CPU quota".into());
+            Stall { cause: Cause::Cpu, syscall: None, detail, duration, split, ..documented() }
+        };
+        let throttled = stall(220, 0, 780, 0);
+        let documented =
+            block(include_str!("../docs/reports.md"), "<!-- split -->\n```text\n", "\n```");
+        let report = format!("{throttled:#}");
+        assert!(report.starts_with(&format!("{documented}\n")), "{report}");
+        let text = "CPU quota) at src/billing.rs:87; 780 ms in the run queue, 220 ms on-CPU; 37";
+        assert!(throttled.to_string().contains(text), "{throttled}");
+        let text = "; 500 ms stopped, 300 ms off-CPU, 200 ms on-CPU\n";
+        assert!(format!("{:#}", stall(200, 300, 5, 500)).contains(text));
+        assert!(!stall(950, 50, 0, 0).to_string().contains("on-CPU"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod frame;
 mod json;
 mod missing;
 mod phase;
+mod time_split;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub use self::cause::Cause;
 pub use self::frame::{Frame, Location};
 pub(crate) use self::missing::Missing;
 pub use self::phase::Phase;
+pub(crate) use self::time_split::TimeSplit;
 
 /// A poll that took longer than the stall threshold, ended or still in progress.
 ///
@@ -53,6 +55,26 @@ pub use self::phase::Phase;
 /// }
 /// ```
 ///
+/// # Where the time went
+///
+/// [`cpu_time`](Self::cpu_time), [`off_cpu_time`](Self::off_cpu_time),
+/// [`run_queue_time`](Self::run_queue_time) and [`stopped_time`](Self::stopped_time) add up to
+/// [`duration`](Self::duration) exactly. The first two are the code's own time, the other two are
+/// host delays. The watchdog's first sample of a poll is at an age of about 5 ms, later if the
+/// watchdog itself is delayed. Of the time before, what the watchdog waited in the run queue counts
+/// as run queue, and the rest is divided in proportion to the time after. Without a sample, which
+/// is the rule on platforms other than Linux, all time but that of known host delays counts as
+/// off-CPU.
+///
+/// ```
+/// # fn example(stall: &tower_stall::Stall) {
+/// let own = stall.cpu_time() + stall.off_cpu_time();
+/// let host = stall.run_queue_time() + stall.stopped_time();
+/// assert_eq!(own + host, stall.duration());
+/// println!("{own:?} by the code, {host:?} by the host");
+/// # }
+/// ```
+///
 /// # Text
 ///
 /// `{}` displays a stall on one line, which is the message of its event. `{:#}` displays the report
@@ -77,6 +99,10 @@ pub use self::phase::Phase;
 ///   "route": "/report",
 ///   "phase": "handler",
 ///   "duration_seconds": 0.212,
+///   "cpu_seconds": 0.001,
+///   "off_cpu_seconds": 0.211,
+///   "run_queue_seconds": 0.0,
+///   "stopped_seconds": 0.0,
 ///   "threshold_seconds": 0.025,
 ///   "in_progress": false,
 ///   "cause": "blocked",
@@ -103,6 +129,7 @@ pub struct Stall {
     pub(crate) route: Arc<str>,
     pub(crate) phase: Phase,
     pub(crate) duration: Duration,
+    pub(crate) split: TimeSplit,
     pub(crate) threshold: Duration,
     pub(crate) in_progress: bool,
     pub(crate) cause: Cause,
@@ -150,6 +177,38 @@ impl Stall {
         self.duration
     }
 
+    /// Returns for how long the thread was on-CPU; see [where the time went](Self#where-the-time-went).
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.split.cpu
+    }
+
+    /// Returns for how long the thread was off-CPU: in a system call, on a lock, or waiting for a
+    /// page of memory. Includes time of which nothing is known; see
+    /// [where the time went](Self#where-the-time-went).
+    #[must_use]
+    pub fn off_cpu_time(&self) -> Duration {
+        self.split.off_cpu
+    }
+
+    /// Returns for how long the thread was runnable, but other threads or the CPU quota of its
+    /// control group kept it off the CPU; see [where the time went](Self#where-the-time-went).
+    #[must_use]
+    pub fn run_queue_time(&self) -> Duration {
+        self.split.run_queue
+    }
+
+    /// Returns for how long the whole process was stopped, as by `SIGSTOP`, a freezer or a suspended
+    /// host; see [where the time went](Self#where-the-time-went).
+    ///
+    /// A stop of less than 10 ms is not noticed. Timers of the kernel go on during a stop: a
+    /// blocking sleep that would have ended in the meantime ends with the stop, and only the part
+    /// before the stop is its own.
+    #[must_use]
+    pub fn stopped_time(&self) -> Duration {
+        self.split.stopped
+    }
+
     /// Returns the stall threshold that the poll exceeded.
     #[must_use]
     pub fn threshold(&self) -> Duration {
@@ -163,6 +222,10 @@ impl Stall {
     }
 
     /// Returns why the poll took so long. [`Cause::Unknown`] on platforms other than Linux.
+    ///
+    /// If the code's own time exceeds the threshold, the code is the cause, whatever the host has
+    /// added: [`Cpu`](Cause::Cpu) or [`Blocked`](Cause::Blocked), by the larger share. The host is
+    /// the cause only of what would have been no stall without it.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.cause
@@ -175,8 +238,8 @@ impl Stall {
     }
 
     /// Returns a detail of the cause: what the file descriptor of the system call refers to, such
-    /// as `socket to 10.0.0.7:5432`, or what kept the thread off the CPU. What a descriptor refers
-    /// to is known only with a stack.
+    /// as `socket to 10.0.0.7:5432`, or what kept the thread off the CPU, such as the CPU quota. What
+    /// a descriptor refers to is known only with a stack.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
@@ -245,6 +308,11 @@ impl Stall {
             route: "/report".into(),
             phase: Phase::Handler,
             duration: Duration::from_micros(212_400),
+            split: TimeSplit {
+                cpu: Duration::from_micros(400),
+                off_cpu: Duration::from_micros(212_000),
+                ..TimeSplit::default()
+            },
             threshold: Duration::from_millis(25),
             in_progress: false,
             cause: Cause::Unknown,
