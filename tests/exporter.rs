@@ -129,6 +129,8 @@ fn scraped_text_passes_promtool() {
             "{text}"
         );
         assert!(!text.contains("quantile="), "a summary");
+        assert!(text.contains("\n# TYPE tower_stall_stalled_seconds_total counter\n"), "{text}");
+        assert_split_adds_up(&text);
         let Ok(mut promtool) = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
@@ -146,6 +148,22 @@ fn scraped_text_passes_promtool() {
         assert_eq!(String::from_utf8_lossy(&findings).trim(), "", "{text}");
         assert!(output.status.success(), "{}", output.status);
     });
+}
+
+/// Checks that where the time of stalls went adds up to their duration, and is there without any.
+fn assert_split_adds_up(text: &str) {
+    let sum = |name: &str, route: &str| {
+        let series = format!("tower_stall_{name}{{method=\"GET\",route=\"{route}\"");
+        let lines = text.lines().filter(|line| line.starts_with(&series));
+        let values = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value))
+    };
+    let (split, duration) =
+        (sum("stalled_seconds_total", "/nap"), sum("duration_seconds_sum", "/nap").1);
+    assert_eq!(split.0, 4, "{text}");
+    assert!(duration > 0.0 && (split.1 - duration).abs() < 1e-6, "{split:?}, {duration}");
+    let without_stalls = sum("stalled_seconds_total", "unmatched");
+    assert_eq!(without_stalls.0, 4, "{text}");
 }
 
 /// Checks that the process hardly grows by ten million polls on one thread.

@@ -1,5 +1,7 @@
 //! The part of a series that a recorder has received, so that only the rest is handed over.
 
+use std::time::Duration;
+
 use metrics::{Key, Recorder};
 
 use super::descriptions::METADATA;
@@ -12,6 +14,13 @@ use crate::shard::{BOUNDS_NANOS, BUCKETS, HistogramSnapshot};
 pub(super) struct CounterDelta {
     key: Key,
     sent: u64,
+}
+
+/// A series that counts seconds, and the part of it that was handed over.
+#[derive(Debug)]
+pub(super) struct SecondsDelta {
+    key: Key,
+    sent: Duration,
 }
 
 /// A histogram series, and the part of it that was handed over.
@@ -34,6 +43,24 @@ impl CounterDelta {
         // Registered each time: a handle that is kept is dead after the exporter's idle timeout, or
         // from the start if there was no recorder when it was created.
         recorder.register_counter(&self.key, &METADATA).increment(total - self.sent);
+        self.sent = total;
+    }
+}
+
+// === impl SecondsDelta ===
+
+impl SecondsDelta {
+    pub(super) fn new(key: Key) -> Self {
+        Self { key, sent: Duration::ZERO }
+    }
+
+    /// Hands over what was added, even if that is zero, as [`CounterDelta::send`] does.
+    ///
+    /// A gauge that is incremented: counters of the facade are integers, and whole seconds are too
+    /// coarse for rates over a minute. Increments of several monitors add up.
+    pub(super) fn send(&mut self, recorder: &dyn Recorder, total: Duration) {
+        let added = total.saturating_sub(self.sent);
+        recorder.register_gauge(&self.key, &METADATA).increment(added.as_secs_f64());
         self.sent = total;
     }
 }
@@ -135,6 +162,23 @@ mod tests {
         assert_eq!(counts, [15, 18, 21, 24, 24]);
         let expected = total.ticks() as f64 / 1e9;
         assert!((all.iter().sum::<f64>() - expected).abs() < 1e-7, "{all:?}");
+    }
+
+    #[test]
+    fn seconds_are_handed_over_once_to_the_nanosecond() {
+        let recorder = DebuggingRecorder::new();
+        let mut deltas = [0, 1].map(|_| SecondsDelta::new(Key::from_name("test")));
+        for millis in [0, 1, 1, 250, 61_500] {
+            deltas
+                .iter_mut()
+                .for_each(|delta| delta.send(&recorder, Duration::from_millis(millis)));
+        }
+        let values: Vec<_> = recorder.snapshotter().snapshot().into_vec();
+        let value = values.into_iter().find_map(|(_, _, _, value)| match value {
+            DebugValue::Gauge(value) => Some(f64::from(value)),
+            _ => None,
+        });
+        assert!((value.unwrap() - 2.0 * 61.5).abs() < 1e-9, "{value:?}: two monitors add up");
     }
 
     #[test]

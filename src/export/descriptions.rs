@@ -6,6 +6,9 @@ use metrics::{KeyName, Level, Metadata, Recorder, SharedString, Unit};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MetricKind {
     Counter,
+    /// A counter of seconds. Counters of the facade are integers, so a recorder receives it as a
+    /// gauge that is only incremented.
+    SecondsCounter,
     Gauge,
     Histogram,
 }
@@ -49,6 +52,8 @@ metrics! {
         "Requests between the call and the end of the response body.";
     STALLS: Histogram "duration_seconds" SECONDS,
         "Duration of stalls that have ended, by cause.";
+    STALLED: SecondsCounter "stalled_seconds_total" SECONDS,
+        "Where the time of stalls that have ended went: on-CPU, off-CPU, run queue, stopped.";
     IN_PROGRESS: Gauge "in_progress_seconds" SECONDS,
         "Age of the oldest stall in progress; 0 if none.";
     WORKERS: Gauge "workers" None,
@@ -85,6 +90,13 @@ metrics! {
         "1, labeled with the version of tower-stall.";
 }
 
+/// Returns the names of the counters that a recorder receives as gauges.
+#[cfg(feature = "prometheus")]
+pub(crate) fn seconds_counters() -> impl Iterator<Item = &'static str> {
+    let counters = ALL.iter().filter(|metric| metric.kind == MetricKind::SecondsCounter);
+    counters.map(|metric| metric.name)
+}
+
 /// The origin of the metrics, for recorders that filter by it.
 pub(super) static METADATA: Metadata<'static> =
     Metadata::new("tower_stall", Level::INFO, Some("tower_stall"));
@@ -96,7 +108,9 @@ pub(super) fn describe(recorder: &dyn Recorder) {
         let help = SharedString::const_str(metric.help);
         match metric.kind {
             MetricKind::Counter => recorder.describe_counter(name, metric.unit, help),
-            MetricKind::Gauge => recorder.describe_gauge(name, metric.unit, help),
+            MetricKind::Gauge | MetricKind::SecondsCounter => {
+                recorder.describe_gauge(name, metric.unit, help);
+            }
             MetricKind::Histogram => recorder.describe_histogram(name, metric.unit, help),
         }
     }
@@ -110,8 +124,11 @@ mod tests {
     fn names_follow_the_conventions() {
         for metric in ALL {
             let (name, kind) = (metric.name, metric.kind);
-            assert_eq!(name.ends_with("_total"), kind == MetricKind::Counter, "{name}");
-            assert_eq!(name.ends_with("_seconds"), metric.unit == SECONDS, "{name}");
+            let is_counter = matches!(kind, MetricKind::Counter | MetricKind::SecondsCounter);
+            assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+            let quantity = name.trim_end_matches("_total");
+            assert_eq!(quantity.ends_with("_seconds"), metric.unit == SECONDS, "{name}");
+            assert!(kind != MetricKind::SecondsCounter || metric.unit == SECONDS, "{name}");
             assert!(kind != MetricKind::Histogram || metric.unit == SECONDS, "{name}");
             assert!(metric.help.ends_with('.'), "{name}");
         }

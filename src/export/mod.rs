@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use metrics::Recorder;
 
 #[cfg(feature = "prometheus")]
+pub(crate) use self::descriptions::seconds_counters;
+#[cfg(feature = "prometheus")]
 pub(crate) use self::sample_budget::set_recorder_drains;
 
 use self::gauges::Gauges;

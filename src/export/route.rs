@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Key, Label, Recorder, SharedString};
 
-use super::delta::{CounterDelta, HistogramDelta};
+use super::delta::{CounterDelta, HistogramDelta, SecondsDelta};
 use super::descriptions::{self, Metric};
 use super::gauges::{Aggregation, Gauges};
 use super::oldest_stalls::OldestStalls;
@@ -13,7 +13,7 @@ use super::sample_budget::SampleQuota;
 use crate::os::Clock;
 use crate::routes::{Route, RouteId};
 use crate::shard::{HistogramSnapshot, Outcome, RouteTotals};
-use crate::stall::{Cause, Phase};
+use crate::stall::{Cause, Phase, TimeSplit};
 use crate::state::MonitorState;
 
 /// The values of one route at one moment.
@@ -21,6 +21,8 @@ use crate::state::MonitorState;
 pub(super) struct RouteSnapshot {
     pub(super) totals: RouteTotals,
     pub(super) stalls: HashMap<Cause, HistogramSnapshot>,
+    /// Where the time of `stalls` went.
+    pub(super) split: TimeSplit,
     /// The long polls that handed off their worker.
     pub(super) handed_off: u64,
     /// The age of the oldest stall in progress.
@@ -35,6 +37,7 @@ pub(super) struct RouteSeries {
     request_duration: HistogramDelta,
     request_busy: HistogramDelta,
     stalls: HashMap<Cause, HistogramDelta>,
+    split: [SecondsDelta; TimeSplit::NAMES.len()],
     outcomes: [CounterDelta; Outcome::ALL.len()],
     handed_off: CounterDelta,
     in_flight: Key,
@@ -51,10 +54,13 @@ impl RouteSnapshot {
         in_progress: &OldestStalls,
     ) -> Option<Self> {
         let totals = monitor.totals(id);
-        let (mut stalls, handed_off) = {
+        let (mut stalls, mut split, handed_off) = {
             let history = monitor.history.lock();
-            let handed_off = history.handed_off.get(&id).copied().unwrap_or_default();
-            (history.stalls.get(&id).cloned().unwrap_or_default(), handed_off)
+            (
+                history.stalls.get(&id).cloned().unwrap_or_default(),
+                history.split(id),
+                history.handed_off.get(&id).copied().unwrap_or_default(),
+            )
         };
         let age = in_progress.by_route.get(&id).copied();
         if totals.started == 0 && stalls.is_empty() && age.is_none() {
@@ -62,8 +68,10 @@ impl RouteSnapshot {
         }
         if totals.unreported_stalls.count() > 0 {
             stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
+            split.off_cpu += monitor.clock.duration(totals.unreported_stalls.ticks());
         }
-        Some(Self { totals, stalls, handed_off, oldest_stall_age: age.unwrap_or_default() })
+        let oldest_stall_age = age.unwrap_or_default();
+        Some(Self { totals, stalls, split, handed_off, oldest_stall_age })
     }
 }
 
@@ -83,6 +91,10 @@ impl RouteSeries {
             request_duration: HistogramDelta::new(key_of(descriptions::REQUEST_DURATION)),
             request_busy: HistogramDelta::new(key_of(descriptions::REQUEST_BUSY)),
             stalls: HashMap::new(),
+            split: TimeSplit::NAMES.map(|on| {
+                let on = Label::from_static_parts("on", on);
+                SecondsDelta::new(key(descriptions::STALLED, &labels, Some(on)))
+            }),
             outcomes: Outcome::ALL.map(|outcome| {
                 let outcome = Label::from_static_parts("outcome", outcome.as_str());
                 CounterDelta::new(key(descriptions::REQUESTS, &labels, Some(outcome)))
@@ -142,6 +154,10 @@ impl RouteSeries {
                 HistogramDelta::new(key(descriptions::STALLS, &self.labels, Some(cause)))
             });
             delta.send(recorder, clock, SampleQuota::unlimited(), total);
+        }
+        // Also of a route without stalls: a rate over the first one needs the zero before it.
+        for (delta, total) in self.split.iter_mut().zip(snapshot.split.parts()) {
+            delta.send(recorder, total);
         }
     }
 }

@@ -14,9 +14,10 @@ use crate::state::MonitorState;
 /// ```
 /// # fn example(monitor: &tower_stall::StallMonitor) {
 /// let mut routes = monitor.routes();
-/// routes.sort_by_key(|route| std::cmp::Reverse(route.total_stall_duration()));
+/// routes.sort_by_key(|route| std::cmp::Reverse(route.stolen_time()));
 /// for route in routes {
 ///     println!("{} {}: {} stalls", route.method(), route.route(), route.stalls());
+///     println!("  {:?} of {:?} stolen", route.stolen_time(), route.total_stall_duration());
 ///     println!("  {} of {} requests in flight", route.in_flight(), route.requests());
 ///     println!("  {} polls, the longest of {:?}", route.polls(), route.longest_poll());
 ///     if let Some(age) = route.oldest_stall_age() {
@@ -35,6 +36,7 @@ pub struct RouteStats {
     longest_poll: Duration,
     stalls: u64,
     total_stall_duration: Duration,
+    stolen_time: Duration,
     oldest_stall_age: Option<Duration>,
 }
 
@@ -51,6 +53,7 @@ impl RouteStats {
         let history = monitor.history.lock();
         let by_cause = history.stalls.get(&id).into_iter().flat_map(HashMap::values);
         by_cause.for_each(|reported| stalls.merge(reported));
+        let split = history.split(id);
         drop(history);
         let in_progress = monitor.stalls_in_progress().filter(|stall| stall.poll.route == id);
         let oldest_stall_age = in_progress.map(|stall| stall.age).max();
@@ -67,6 +70,7 @@ impl RouteStats {
             polls,
             stalls: stalls.count(),
             total_stall_duration: monitor.clock.duration(stalls.ticks()),
+            stolen_time: split.own() + monitor.clock.duration(totals.unreported_stalls.ticks()),
             oldest_stall_age: oldest_stall_age.map(|age| monitor.clock.duration(age)),
         })
     }
@@ -136,10 +140,21 @@ impl RouteStats {
         self.stalls
     }
 
-    /// Returns the total duration of all stalls that have ended, whatever their cause.
+    /// Returns the total duration of all stalls that have ended, including host delays.
     #[must_use]
     pub fn total_stall_duration(&self) -> Duration {
         self.total_stall_duration
+    }
+
+    /// Returns the worker time that the route has stolen: the time of its stalls that have ended, in
+    /// which the thread was on-CPU or off-CPU.
+    ///
+    /// It is [`total_stall_duration`](Self::total_stall_duration) without host delays, which the
+    /// code is not responsible for: waiting in the run queue, and stops of the process. See
+    /// [where the time went](crate::Stall#where-the-time-went).
+    #[must_use]
+    pub fn stolen_time(&self) -> Duration {
+        self.stolen_time
     }
 
     /// Returns the age of the oldest stall in progress; `None` if there is none.

@@ -9,6 +9,7 @@ use metrics::{
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 use super::PREFIX;
+use crate::export::seconds_counters;
 
 /// The exporter's recorder is drained whenever it buffers this many samples, of 16 bytes each.
 const MAX_BUFFERED: usize = 16_384;
@@ -103,7 +104,9 @@ impl Drain {
     pub(super) fn render(&self) -> String {
         let mut buffered = self.lock();
         *buffered = 0;
-        self.handle.render()
+        let text = self.handle.render();
+        drop(buffered);
+        with_counter_types(text)
     }
 
     pub(super) fn run_upkeep(&self) {
@@ -125,6 +128,15 @@ impl Drain {
     fn lock(&self) -> MutexGuard<'_, usize> {
         self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Declares the counters of seconds as such. The facade can carry fractions only as gauges.
+fn with_counter_types(text: String) -> String {
+    seconds_counters().fold(text, |text, name| {
+        let (gauge, counter) =
+            (format!("# TYPE {name} gauge\n"), format!("# TYPE {name} counter\n"));
+        text.replacen(&gauge, &counter, 1)
+    })
 }
 
 impl fmt::Debug for Drain {

@@ -12,7 +12,7 @@ use crate::export::Exporter;
 use crate::routes::Routes;
 use crate::stacks::{Capture, CaptureResult, Symbolizer};
 use crate::stall::{Cause, Stall};
-use crate::state::{EndedStall, InProgressReport, MonitorState, Notice, StackSample};
+use crate::state::{EndedStall, InProgressReport, MonitorState, Notice, StackSample, StallMessage};
 use crate::trace::{Parent, Tracing};
 
 /// A user's function that is called with each stall.
@@ -217,16 +217,21 @@ impl Reporter {
             throttled: self.cpu_quota.recent(),
         };
         let Some(report) = builder.build() else { return };
-        {
-            let mut history = self.monitor.history.lock();
-            let by_cause = history.stalls.entry(route).or_default();
-            by_cause.entry(report.cause).or_default().add(&self.monitor.bounds, stall.ticks);
-            let clock = &self.monitor.clock;
-            let (method, name) = (report.method, &report.route);
-            history.collapsed.add_all(method, name, &samples, stall.ticks, clock);
-            history.push(report.clone());
-        }
+        self.account(&stall, &report, &samples);
         self.report(&report, &Parent::Open(span));
+    }
+
+    /// Adds an ended stall to the results that the metrics, `routes` and `recent_stalls` are made
+    /// of.
+    fn account(&self, stall: &StallMessage, report: &Stall, samples: &[StackSample]) {
+        let (monitor, route) = (&self.monitor, stall.poll.route);
+        let mut history = monitor.history.lock();
+        let by_cause = history.stalls.entry(route).or_default();
+        by_cause.entry(report.cause).or_default().add(&monitor.bounds, stall.ticks);
+        history.splits.entry(route).or_default().add(&report.split);
+        let (method, name) = (report.method, &report.route);
+        history.collapsed.add_all(method, name, samples, stall.ticks, &monitor.clock);
+        history.push(report.clone());
     }
 
     /// Writes the event, unless it is suppressed, and calls the hook.
@@ -253,10 +258,10 @@ mod tests {
     use super::*;
     use crate::os::Clock;
     use crate::routes::{MethodLabel, RouteId};
-    use crate::shard::{PollId, PollInfo, TimeBreakdown};
+    use crate::shard::{HistogramSnapshot, PollId, PollInfo, TimeBreakdown};
     use crate::stacks::ThreadRole;
     use crate::stall::Phase;
-    use crate::state::StallMessage;
+    use crate::state::DelayKind;
     use crate::state::tests::state;
     use crate::trace::SpanRef;
 
@@ -335,6 +340,28 @@ mod tests {
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_split_of_all_stalls_adds_up_to_their_duration() {
+        let mut driven = Driven::new();
+        let end = ID.start + 100 * MILLI;
+        driven.monitor.delays.record(DelayKind::Stopped, end - 10 * MILLI, end);
+        let (wall, cpu, run_delay) = (millis(80), millis(20), millis(10));
+        let sampled = TimeBreakdown { wall, cpu, run_delay, ..TimeBreakdown::default() };
+        driven.end(None);
+        driven.end(Some(sampled));
+        assert_eq!(driven.durations(), [millis(100), millis(100)]);
+        driven.sample(60, false);
+        driven.sample(80, true);
+        driven.end(Some(sampled));
+        assert_eq!(driven.durations(), [millis(60)], "it was handed off");
+        let history = driven.monitor.history.lock();
+        let split = history.split(driven.route);
+        let durations = history.stalls[&driven.route].values();
+        let total: u64 = durations.map(HistogramSnapshot::ticks).sum();
+        assert_eq!(split.parts().iter().sum::<Duration>(), Duration::from_nanos(total));
+        assert_eq!(split.stopped, millis(20), "{split:?}");
     }
 
     #[test]

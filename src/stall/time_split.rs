@@ -14,6 +14,9 @@ pub(crate) struct TimeSplit {
 }
 
 impl TimeSplit {
+    /// The values of the label `on`, in the order of [`parts`](Self::parts).
+    pub(crate) const NAMES: [&'static str; 4] = ["cpu", "off_cpu", "run_queue", "stopped"];
+
     pub(crate) fn parts(&self) -> [Duration; 4] {
         [self.cpu, self.off_cpu, self.run_queue, self.stopped]
     }
@@ -26,5 +29,12 @@ impl TimeSplit {
     /// Returns the time that the host is responsible for.
     pub(crate) fn host(&self) -> Duration {
         self.run_queue + self.stopped
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.cpu += other.cpu;
+        self.off_cpu += other.off_cpu;
+        self.run_queue += other.run_queue;
+        self.stopped += other.stopped;
     }
 }

@@ -7,7 +7,7 @@ use super::collapsed_stacks::CollapsedStacks;
 use super::stack_samples::StackSamples;
 use crate::routes::RouteId;
 use crate::shard::HistogramSnapshot;
-use crate::stall::{Cause, Stall};
+use crate::stall::{Cause, Stall, TimeSplit};
 
 /// The reporter's results behind a lock that no polling thread takes.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct HistoryInner {
     pub(crate) recent: VecDeque<Stall>,
     /// All ended stalls by route and cause.
     pub(crate) stalls: HashMap<RouteId, HashMap<Cause, HistogramSnapshot>>,
+    /// Where the time of all ended stalls went, by route. Adds up to the time in `stalls`.
+    pub(crate) splits: HashMap<RouteId, TimeSplit>,
     /// The long polls that handed off their worker, by route.
     pub(crate) handed_off: HashMap<RouteId, u64>,
     /// The stacks of polls that are in progress or have just ended.
@@ -38,6 +40,11 @@ impl History {
 }
 
 impl HistoryInner {
+    /// Returns where the time of a route's ended stalls went.
+    pub(crate) fn split(&self, route: RouteId) -> TimeSplit {
+        self.splits.get(&route).copied().unwrap_or_default()
+    }
+
     pub(crate) fn push(&mut self, stall: Stall) {
         if self.recent.len() == History::RECENT {
             self.recent.pop_front();
