@@ -50,6 +50,8 @@ metrics! {
         "Polls over the stall threshold that called block_in_place and handed off their worker.";
     IN_FLIGHT: Gauge "requests_in_flight" None,
         "Requests between the call and the end of the response body.";
+    OLDEST_REQUEST: Gauge "oldest_request_seconds" SECONDS,
+        "Age of the oldest last poll of a request in flight, if over a second; 0 if none.";
     STALLS: Histogram "duration_seconds" SECONDS,
         "Duration of stalls that have ended, by cause.";
     STALLED: SecondsCounter "stalled_seconds_total" SECONDS,

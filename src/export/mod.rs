@@ -5,6 +5,7 @@ mod busy_ratio;
 mod delta;
 mod descriptions;
 mod gauges;
+mod oldest_requests;
 mod oldest_stalls;
 mod route;
 mod runtime;
@@ -22,6 +23,7 @@ pub(crate) use self::descriptions::seconds_counters;
 pub(crate) use self::sample_budget::set_recorder_drains;
 
 use self::gauges::Gauges;
+use self::oldest_requests::OldestRequests;
 use self::oldest_stalls::OldestStalls;
 use self::route::{RouteSeries, RouteSnapshot};
 use self::runtime::{MonitorCounts, RuntimeSeries, RuntimeSnapshot};
@@ -37,6 +39,7 @@ pub(crate) struct Exporter {
     stats: Arc<WatchdogStats>,
     runtime: RuntimeSeries,
     routes: HashMap<RouteId, RouteSeries>,
+    oldest_requests: OldestRequests,
     gauges: Gauges,
     budget: SampleBudget,
     created_at: Instant,
@@ -51,6 +54,7 @@ impl Exporter {
             stats,
             runtime: RuntimeSeries::new(&monitor.runtime_name, &monitor.runtime.metrics()),
             routes: HashMap::new(),
+            oldest_requests: OldestRequests::default(),
             gauges: Gauges::new(),
             budget: SampleBudget::new(Duration::ZERO),
             created_at: Instant::now(),
@@ -81,6 +85,7 @@ impl Exporter {
         monitor: &MonitorState,
         stalls: &OldestStalls,
     ) {
+        self.oldest_requests.update(monitor);
         let mut snapshots = Vec::new();
         for (id, route) in monitor.routes.iter() {
             if let Some(snapshot) = RouteSnapshot::now(monitor, id, stalls) {
@@ -93,6 +98,10 @@ impl Exporter {
         for (id, _, snapshot) in &snapshots {
             if let Some(series) = self.routes.get_mut(id) {
                 series.send(recorder, &monitor.clock, quota, &mut self.gauges, snapshot);
+                if !monitor.routes.is_task(*id) {
+                    let age = self.oldest_requests.age(*id);
+                    series.send_oldest_request(recorder, &mut self.gauges, age);
+                }
             }
         }
     }

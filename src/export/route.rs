@@ -42,6 +42,7 @@ pub(super) struct RouteSeries {
     handed_off: CounterDelta,
     in_flight: Key,
     in_progress: Key,
+    oldest_request: Key,
 }
 
 // === impl RouteSnapshot ===
@@ -102,6 +103,7 @@ impl RouteSeries {
             handed_off: CounterDelta::new(key_of(descriptions::HANDED_OFF)),
             in_flight: key_of(descriptions::IN_FLIGHT),
             in_progress: key_of(descriptions::IN_PROGRESS),
+            oldest_request: key_of(descriptions::OLDEST_REQUEST),
             labels,
         }
     }
@@ -144,6 +146,16 @@ impl RouteSeries {
         gauges.set(recorder, &self.in_flight, Aggregation::Sum, in_flight);
         let in_progress = snapshot.oldest_stall_age.as_secs_f64();
         gauges.set(recorder, &self.in_progress, Aggregation::Max, in_progress);
+    }
+
+    /// Hands over for how long the request that has waited longest has not been polled.
+    pub(super) fn send_oldest_request(
+        &self,
+        recorder: &dyn Recorder,
+        gauges: &mut Gauges,
+        age: Duration,
+    ) {
+        gauges.set(recorder, &self.oldest_request, Aggregation::Max, age.as_secs_f64());
     }
 
     /// Stalls are few, so they have no quota.

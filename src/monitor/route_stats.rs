@@ -23,6 +23,9 @@ use crate::state::MonitorState;
 ///     if let Some(age) = route.oldest_stall_age() {
 ///         println!("  stalling for {age:?}");
 ///     }
+///     if let Some(age) = route.oldest_request_age() {
+///         println!("  a request was last polled {age:?} ago");
+///     }
 /// }
 /// # }
 /// ```
@@ -38,13 +41,18 @@ pub struct RouteStats {
     total_stall_duration: Duration,
     stolen_time: Duration,
     oldest_stall_age: Option<Duration>,
+    oldest_request_age: Option<Duration>,
 }
 
 impl RouteStats {
     /// Returns the statistics of each route that has requests or stalls.
     pub(super) fn all(monitor: &MonitorState) -> Vec<Self> {
-        let routes = monitor.routes.iter();
-        routes.filter_map(|(id, route)| Self::of(monitor, id, route)).collect()
+        let oldest_requests = monitor.oldest_requests();
+        let stats = |(id, route)| {
+            let oldest_request_age = oldest_requests.get(&id).copied();
+            Some(Self { oldest_request_age, ..Self::of(monitor, id, route)? })
+        };
+        monitor.routes.iter().filter_map(stats).collect()
     }
 
     fn of(monitor: &MonitorState, id: RouteId, route: &Route) -> Option<Self> {
@@ -72,6 +80,7 @@ impl RouteStats {
             total_stall_duration: monitor.clock.duration(stalls.ticks()),
             stolen_time: split.own() + monitor.clock.duration(totals.unreported_stalls.ticks()),
             oldest_stall_age: oldest_stall_age.map(|age| monitor.clock.duration(age)),
+            oldest_request_age: None,
         })
     }
 
@@ -161,6 +170,17 @@ impl RouteStats {
     #[must_use]
     pub fn oldest_stall_age(&self) -> Option<Duration> {
         self.oldest_stall_age
+    }
+
+    /// Returns how long ago the request in flight that has waited longest was last polled; `None`
+    /// if each was polled within the last second, and for instrumented tasks.
+    ///
+    /// The time counts from the start of that poll, which may still be running. If it grows without
+    /// end, the request is deadlocked, or waits by design, as a stream does. See
+    /// [requests that are not polled](crate::guide::metrics#requests-that-are-not-polled).
+    #[must_use]
+    pub fn oldest_request_age(&self) -> Option<Duration> {
+        self.oldest_request_age
     }
 }
 

@@ -58,6 +58,7 @@ impl<'a, const PHASE: usize> PollGuard<'a, PHASE> {
         let waker =
             waker.for_poll(task, |woken_at| state.add_schedule_latency(shard, woken_at, start));
         let info = || Self::info(state.route, state.span, start, mark);
+        state.activity.poll(start);
         publish(shard, &mut state.poll_start, start, info);
         (Self(state), waker)
     }
@@ -68,6 +69,7 @@ impl<'a, const PHASE: usize> PollGuard<'a, PHASE> {
         let (state, _) = record.parts();
         let start = state.start;
         let info = || Self::info(state.route, state.span, start, mark);
+        state.activity.poll(start);
         publish(&state.shard, &mut state.poll_start, start, info);
         Self(state)
     }

@@ -14,7 +14,7 @@ use super::local_handle::{LocalHandle, is_current_thread};
 use super::waker::StampedWaker;
 use crate::routes::{MethodLabel, RouteId, Routes};
 use crate::shard::{RouteCounters, Shard};
-use crate::state::MonitorState;
+use crate::state::{MonitorState, RequestActivity};
 
 /// One allocation: the state of a request, and the waker of its polls.
 ///
@@ -51,6 +51,8 @@ pub(crate) struct RequestState {
     pub(super) last_poll_end: u64,
     /// The id of the `tracing` span; 0 for none.
     pub(super) span: u64,
+    /// What the exporter reads of the request.
+    pub(super) activity: Arc<RequestActivity>,
 }
 
 // === impl RequestRecord ===
@@ -58,7 +60,7 @@ pub(crate) struct RequestState {
 impl RequestRecord {
     /// Creates a record that belongs to no route yet.
     #[cold]
-    pub(super) fn new(local: Arc<LocalHandle>) -> Box<Self> {
+    pub(super) fn new(local: Arc<LocalHandle>, activity: Arc<RequestActivity>) -> Box<Self> {
         let route = Routes::UNATTRIBUTED;
         let shard = Arc::clone(local.shard());
         let waker = StampedWaker::new(shard.context.clock.clone());
@@ -75,6 +77,7 @@ impl RequestRecord {
             poll_start: 0,
             last_poll_end: 0,
             span: 0,
+            activity,
         };
         Box::new(Self { state, waker, monitor })
     }
@@ -147,6 +150,7 @@ impl RequestState {
         if self.route != route {
             self.route = route;
             self.counters = Arc::clone(self.shard.counters(route));
+            self.activity.set_route(route);
         }
         self.counters.start_request();
         let now = self.shard.context.clock.now();
@@ -162,6 +166,7 @@ impl RequestState {
     pub(super) fn end(&self, at: u64) {
         let (bounds, outcome) = (&self.shard.context.bounds, self.completion.outcome());
         let duration = at.saturating_sub(self.start);
+        self.activity.end();
         self.counters.end_request(bounds, outcome, duration, self.busy);
         if self.method != MethodLabel::TASK {
             self.shard.request_ended();

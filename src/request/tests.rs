@@ -82,6 +82,100 @@ fn a_task_on_the_record_of_a_request_is_not_a_request() {
     assert_eq!(monitor.other_requests_in_flight(Routes::UNATTRIBUTED), 1);
 }
 
+/// Returns for how long the request of `/a` that has waited longest has not been polled, in ticks.
+fn unpolled(monitor: &MonitorState) -> Option<u64> {
+    let nanos = |age: Duration| u64::try_from(age.as_nanos()).unwrap();
+    monitor.oldest_requests().get(&route(monitor)).map(|&age| nanos(age))
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn a_request_has_an_age_once_it_was_not_polled_for_a_second() {
+    let (time, monitor) = setup();
+    let mut guard = request(&monitor, MethodLabel::HEAD);
+    PollGuard::<HANDLER>::begin_call(guard.record().unwrap(), &StackMark::new()).end();
+    time.store(1_000 + SECOND, Ordering::Relaxed);
+    assert_eq!(unpolled(&monitor), None);
+    time.store(1_001 + SECOND, Ordering::Relaxed);
+    assert_eq!(unpolled(&monitor), Some(SECOND + 1), "the call counts as a poll");
+    poll(&mut guard, &time, 2_000 + SECOND);
+    time.store(3 * SECOND, Ordering::Relaxed);
+    assert_eq!(unpolled(&monitor), Some(2 * SECOND - 1_001), "since the poll began");
+    drop(guard);
+    assert_eq!(unpolled(&monitor), None);
+}
+
+#[test]
+fn a_poll_that_does_not_return_has_an_age() {
+    let (time, monitor) = setup();
+    let mut guard = request(&monitor, MethodLabel::HEAD);
+    let _poll = PollGuard::<BODY>::begin_call(guard.record().unwrap(), &StackMark::new());
+    time.store(1_000 + 2 * SECOND, Ordering::Relaxed);
+    assert_eq!(unpolled(&monitor), Some(2 * SECOND));
+}
+
+#[test]
+fn a_recycled_record_has_the_age_and_the_route_of_its_request() {
+    let (time, monitor) = setup();
+    let other_route = monitor.routes.id(MethodLabel::HEAD, Some("/b"));
+    for start in [1, 2].map(|round| round * 10 * SECOND) {
+        for route in [route(&monitor), other_route] {
+            time.store(start, Ordering::Relaxed);
+            let mut guard = RequestGuard::request(&monitor, MethodLabel::HEAD, |_| route);
+            poll(&mut guard, &time, start);
+            time.store(start + 2 * SECOND, Ordering::Relaxed);
+            let age = Duration::from_secs(2);
+            assert_eq!(Vec::from_iter(monitor.oldest_requests()), [(route, age)]);
+        }
+    }
+}
+
+#[test]
+fn a_task_has_no_age_as_a_request() {
+    let (time, monitor) = setup();
+    let mut guard = RequestGuard::task(&monitor, "task");
+    poll(&mut guard, &time, 1_000);
+    time.store(9 * SECOND, Ordering::Relaxed);
+    assert!(monitor.oldest_requests().is_empty());
+}
+
+#[test]
+fn a_request_that_moves_between_threads_has_one_age() {
+    let (time, monitor) = setup();
+    let mut guard = request(&monitor, MethodLabel::HEAD);
+    let on_other_thread = |guard: RequestGuard, f: fn(&mut RequestGuard, &AtomicU64)| {
+        let (mut guard, time) = (guard, Arc::clone(&time));
+        let run = move || {
+            f(&mut guard, &time);
+            guard
+        };
+        std::thread::spawn(run).join().unwrap()
+    };
+    poll(&mut guard, &time, 1_000);
+    time.store(2 * SECOND, Ordering::Relaxed);
+    let guard = on_other_thread(guard, |guard, time| drop(poll(guard, time, 2 * SECOND)));
+    time.store(5 * SECOND, Ordering::Relaxed);
+    assert_eq!(unpolled(&monitor), Some(3 * SECOND));
+    drop(on_other_thread(guard, |guard, _| *guard = RequestGuard::default()));
+    assert_eq!(unpolled(&monitor), None);
+}
+
+/// `cargo test --release -- --ignored --nocapture fifty_thousand`
+#[test]
+#[ignore = "a measurement"]
+fn a_scan_of_fifty_thousand_requests() {
+    let (time, monitor) = setup();
+    let mut guards: Vec<_> = (0..50_000).map(|_| request(&monitor, MethodLabel::HEAD)).collect();
+    guards.iter_mut().for_each(|guard| drop(poll(guard, &time, 1_000)));
+    time.store(9 * SECOND, Ordering::Relaxed);
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        assert_eq!(monitor.oldest_requests().len(), 1);
+        println!("{:?}", start.elapsed());
+    }
+}
+
 #[test]
 fn a_clock_that_runs_backwards_adds_nothing() {
     let (time, monitor) = setup();

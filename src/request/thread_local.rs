@@ -37,7 +37,8 @@ pub(crate) fn local_handle(monitor: &Arc<MonitorState>) -> Arc<LocalHandle> {
 /// Returns a record that is bound to this thread.
 #[inline(always)]
 pub(super) fn acquire_record(monitor: &Arc<MonitorState>) -> Box<RequestRecord> {
-    pool::take(monitor).unwrap_or_else(|| RequestRecord::new(local_handle(monitor)))
+    let allocate = || RequestRecord::new(local_handle(monitor), monitor.requests.register());
+    pool::take(monitor).unwrap_or_else(allocate)
 }
 
 /// Binds a record to this thread. Returns `false` if the monitor is gone.

@@ -4,6 +4,8 @@ mod collapsed_stacks;
 mod history;
 mod message;
 mod queue;
+mod request_activity;
+mod requests;
 mod scan_progress;
 mod stack_samples;
 mod stall_in_progress;
@@ -11,6 +13,7 @@ mod token_bucket;
 mod watchdog_delays;
 mod worker_threads;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,7 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::history::History;
 pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
+pub(crate) use self::request_activity::RequestActivity;
 pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::token_bucket::TokenBucket;
@@ -26,6 +30,7 @@ pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
 pub(crate) use self::worker_threads::WorkerThreads;
 
 use self::queue::ReportQueue;
+use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::worker_threads::current_worker;
 use crate::os::{Clock, Tid};
@@ -48,6 +53,7 @@ pub(crate) struct MonitorState {
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) queue: ReportQueue,
     pub(crate) history: History,
+    pub(crate) requests: Requests,
     pub(crate) capture_pool: CapturePool,
     pub(crate) delays: WatchdogDelays,
     /// The unmeasured poll that occupies each worker.
@@ -92,6 +98,7 @@ impl MonitorState {
             runtime,
             queue: ReportQueue::default(),
             history: History::default(),
+            requests: Requests::default(),
             capture_pool: CapturePool::new(stacks_missing.is_none(), workers),
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
@@ -135,6 +142,18 @@ impl MonitorState {
     pub(crate) fn other_requests_in_flight(&self, route: RouteId) -> usize {
         let own = usize::from(!self.routes.is_task(route));
         self.shards.requests_in_flight().saturating_sub(own)
+    }
+
+    /// Returns the age of the last poll of the request in flight that has waited longest, for each
+    /// route that has a request that was last polled more than a second ago. Without instrumented
+    /// tasks, many of which are idle by nature.
+    ///
+    /// Takes time proportional to the number of requests in flight.
+    pub(crate) fn oldest_requests(&self) -> HashMap<RouteId, Duration> {
+        const MIN_AGE: Duration = Duration::from_secs(1);
+        let mut ages = self.requests.longest_unpolled(self.clock.now(), self.clock.ticks(MIN_AGE));
+        ages.retain(|&route, _| !self.routes.is_task(route));
+        ages.into_iter().map(|(route, age)| (route, self.clock.duration(age))).collect()
     }
 
     // === polls in progress ===
