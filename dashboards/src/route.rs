@@ -35,6 +35,7 @@ pub(crate) fn dashboard() -> Dashboard {
             vec![durations(), breakdown()],
             vec![poll_quantiles(), latency()],
             vec![outcomes(), in_flight(), handed_off()],
+            vec![oldest_request()],
             vec![
                 stall_tables::by_instance().size(14, 8),
                 Panel::text("From here to the line of code", LINE_OF_CODE).size(10, 8),
@@ -237,4 +238,20 @@ fn handed_off() -> Panel {
     .query("{{method}} {{route}}", &format!("topk(10, {polls})"))
     .unit("eps")
     .no_value("No block_in_place")
+}
+
+fn oldest_request() -> Panel {
+    let age = "max by (method, route, instance) (tower_stall_oldest_request_seconds{$route})";
+    Panel::lines(
+        "Oldest request that is not polled",
+        "How long ago the request in flight that has waited longest was last polled, if more than \
+        a second. A line that climbs without end is an async deadlock or a peer that does not \
+        respond, unless the route waits by design, as a stream of events does.",
+    )
+    .size(24, 8)
+    .query("{{method}} {{route}} on {{instance}}", &format!("topk(10, {age} > 0)"))
+    .unit("s")
+    .no_value("All requests are polled")
+    .threshold(45.0, ORANGE)
+    .base_color("transparent")
 }
