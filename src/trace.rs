@@ -19,6 +19,7 @@ pub(crate) struct SpanRef(Span);
 pub(crate) struct Tracing(Option<Dispatch>);
 
 /// The span that a report is recorded in.
+#[derive(Debug)]
 pub(crate) enum Parent {
     /// A span that is kept open for it.
     Open(SpanRef),
@@ -41,6 +42,33 @@ impl SpanRef {
 
     pub(crate) fn none() -> Self {
         Self(Span::none())
+    }
+
+    /// Returns whether there is a span, which is closed with its last reference.
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.id().is_some()
+    }
+}
+
+// === impl Parent ===
+
+impl Parent {
+    pub(crate) const NONE: Self = Self::Id(0);
+
+    /// Returns the span that is kept open.
+    pub(crate) fn into_span(self) -> Option<SpanRef> {
+        match self {
+            Self::Open(span) => Some(span),
+            Self::Id(_) => None,
+        }
+    }
+
+    /// Takes the span that is kept open out: the report will be recorded in none.
+    pub(crate) fn take_span(&mut self) -> Option<SpanRef> {
+        match self {
+            Self::Open(_) => std::mem::replace(self, Self::NONE).into_span(),
+            Self::Id(_) => None,
+        }
     }
 }
 
@@ -69,6 +97,29 @@ impl Tracing {
                 "a layer wraps routes of another version or copy of axum, whose matched paths are \
                  not recognized: their requests are `unmatched`; use axum 0.8 from crates.io, or \
                  set `route_label` and read the `MatchedPath` from `RouteRequest::extensions`"
+            );
+        });
+    }
+
+    /// Logs what the threads of the blocking pool do while none of them is free.
+    pub(crate) fn blocking_pool(
+        &self,
+        runtime: &str,
+        waiting: Duration,
+        threads: usize,
+        stacks: &str,
+    ) {
+        self.with_subscriber(|| {
+            tracing::warn!(
+                target: "tower_stall",
+                runtime,
+                waiting_ms = millis(waiting),
+                threads,
+                stacks,
+                "no thread of the blocking pool of runtime {runtime} has been free for {:.1} s: \
+                 what `spawn_blocking` was given waits, and so does a `block_in_place`; {threads} \
+                 threads of it do:\n{stacks}",
+                waiting.as_secs_f64(),
             );
         });
     }

@@ -39,7 +39,8 @@ impl App {
         let app = Router::new()
             .route("/block", get(|| async { thread::sleep(BLOCK) }))
             .route("/hello", get(|| async { "hello" }))
-            .layer(monitor.layer());
+            .layer(monitor.layer())
+            .route("/unmeasured", get(|| async { thread::sleep(BLOCK) }));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let addr = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, app).await });
@@ -48,10 +49,10 @@ impl App {
 
     /// Blocks a worker with a request on a kept-alive connection, sends others on new connections
     /// meanwhile, and returns the longest time to a response of these, and the stall.
-    fn trial(&self) -> (Duration, Stall) {
+    fn trial(&self, path: &'static str, route: &str) -> (Duration, Stall) {
         let mut kept_alive = HttpConnection::new(self.addr);
         kept_alive.get("/hello");
-        let blocker = thread::spawn(move || kept_alive.get("/block"));
+        let blocker = thread::spawn(move || kept_alive.get(path));
         eventually("the stall is in progress", || !in_progress(&self.monitor).is_empty());
         let addr = self.addr;
         let hello = move || {
@@ -63,7 +64,7 @@ impl App {
         let slowest = others.into_iter().map(|other| other.join().unwrap()).max().unwrap();
         blocker.join().unwrap();
         let mut stalls = std::iter::repeat_with(|| self.stalls.recv_timeout(DEADLINE).unwrap());
-        let is_blocker = |stall: &Stall| stall.route() == "/block" && !stall.is_in_progress();
+        let is_blocker = |stall: &Stall| stall.route() == route && !stall.is_in_progress();
         (slowest, stalls.find(is_blocker).unwrap())
     }
 
@@ -82,8 +83,13 @@ fn monitor(runtime: &Runtime, rescue: bool) -> (StallMonitor, mpsc::Receiver<Sta
 
 /// Returns in how many trials other requests were delayed, and the stall of each.
 fn trials(workers: usize, rescue: bool) -> (usize, Vec<Stall>) {
+    trials_of(workers, rescue, "/block", "/block")
+}
+
+/// The same for a path, whose stalls are reported under a route.
+fn trials_of(workers: usize, rescue: bool, path: &'static str, route: &str) -> (usize, Vec<Stall>) {
     let app = App::new(workers, rescue);
-    let (slowest, stalls): (Vec<_>, Vec<_>) = (0..TRIALS).map(|_| app.trial()).unzip();
+    let (slowest, stalls): (Vec<_>, Vec<_>) = (0..TRIALS).map(|_| app.trial(path, route)).unzip();
     app.shut_down();
     println!("{workers} workers, rescue {rescue}: slowest other responses {slowest:?}");
     (slowest.into_iter().filter(|&slowest| slowest > BLOCK / 2).count(), stalls)
@@ -93,6 +99,19 @@ fn trials(workers: usize, rescue: bool) -> (usize, Vec<Stall>) {
 fn with_rescue_no_request_waits_for_the_blocker() {
     for workers in [2, 4] {
         let (delayed, stalls) = trials(workers, true);
+        assert_eq!(delayed, 0, "{workers} workers");
+        let rescued = stalls.iter().filter(|stall| stall.is_rescued()).count();
+        assert!(rescued >= LEAST, "{workers} workers: {stalls:#?}");
+        assert!(stalls.iter().all(|stall| stall.is_io_starved() || !stall.is_rescued()));
+    }
+}
+
+/// The handler is outside of every layer.
+#[cfg(target_os = "linux")]
+#[test]
+fn with_rescue_no_request_waits_for_an_unmeasured_blocker() {
+    for workers in [2, 4] {
+        let (delayed, stalls) = trials_of(workers, true, "/unmeasured", "unattributed");
         assert_eq!(delayed, 0, "{workers} workers");
         let rescued = stalls.iter().filter(|stall| stall.is_rescued()).count();
         assert!(rescued >= LEAST, "{workers} workers: {stalls:#?}");

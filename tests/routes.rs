@@ -147,6 +147,35 @@ async fn a_nested_service_is_unmatched() {
     assert_counted(&monitor, &[("GET", "unmatched", 1)]);
 }
 
+/// The way out that the guide shows.
+#[tokio::test]
+async fn route_label_names_a_nested_service() {
+    let is_static = |request: &RouteRequest<'_>| request.uri().path().starts_with("/static/");
+    let monitor = builder()
+        .route_label(move |request| is_static(request).then(|| "/static".into()))
+        .spawn()
+        .unwrap();
+    let nested = Router::new().route("/{file}", get(|| async {}));
+    let router =
+        Router::new().nest_service("/static", nested).fallback(|| async {}).layer(monitor.layer());
+    assert_eq!(send(&router, "GET", "/static/secret").await, 200);
+    assert_eq!(send(&router, "GET", "/other").await, 200);
+    assert_counted(&monitor, &[("GET", "unmatched", 1), ("GET", "/static", 1)]);
+}
+
+#[tokio::test]
+async fn a_route_that_is_added_after_the_layer_is_not_measured() {
+    let monitor = monitor();
+    let router = Router::new()
+        .route("/measured", get(|| async {}))
+        .layer(monitor.layer())
+        .route("/healthz", get(|| async {}));
+    for path in ["/measured", "/healthz"] {
+        assert_eq!(send(&router, "GET", path).await, 200);
+    }
+    assert_counted(&monitor, &[("GET", "/measured", 1)]);
+}
+
 /// The fallback may be a handler of the application.
 #[tokio::test]
 async fn a_fallback_is_unmatched() {
@@ -294,8 +323,16 @@ async fn labels_are_sanitized() {
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn labels_equal_after_truncation_take_no_memory_each() {
+#[test]
+fn labels_equal_after_truncation_take_no_memory_each() {
+    // What the tests beside it allocate does not count.
+    support::in_own_process(|| {
+        support::current_thread_runtime().block_on(check_memory_of_equal_labels());
+    });
+}
+
+#[cfg(target_os = "linux")]
+async fn check_memory_of_equal_labels() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     const REQUESTS: usize = 20_000;
     const MIB: usize = 1 << 20;

@@ -94,33 +94,6 @@ fn a_stall_of_the_only_thread_is_seen_from_outside() {
     eventually("it has ended", || in_progress(&monitor).is_empty());
 }
 
-/// Detects a stall three times, the first 100 ms or so into the watchdog's idle period of 1 s. A
-/// watchdog that keeps sleeping needs some 900 ms more each time, so a false pass needs a scheduler
-/// that wakes it early. A machine too busy to detect a stall within 300 ms must be so three times
-/// in a row for a false failure: if one attempt in ten is that late, 1 run in 1000 fails.
-#[test]
-fn a_stall_wakes_an_idle_watchdog() {
-    in_own_process(|| {
-        let runtime = runtime(1);
-        let monitor = monitor_for(&runtime);
-        let time_to_see = |_| {
-            wait_until_the_watchdog_is_idle();
-            let start = Instant::now();
-            let release = block(&runtime, &monitor, 1);
-            // Only a scan of the watchdog leads to this.
-            eventually("the I/O driver is starved", || {
-                in_progress(&monitor).iter().any(Stall::is_io_starved)
-            });
-            let time_to_see = start.elapsed();
-            drop(release);
-            eventually("it has ended", || in_progress(&monitor).is_empty());
-            time_to_see
-        };
-        let fastest = (0..3).map(time_to_see).min().unwrap();
-        assert!(fastest < Duration::from_millis(300), "detected only after {fastest:?}");
-    });
-}
-
 #[test]
 fn a_shutdown_processes_what_is_queued_and_ends_the_threads() {
     in_own_process(|| {
@@ -331,24 +304,16 @@ fn a_panicking_hook_is_contained_and_counted() {
     }
 }
 
-/// Waits until the watchdog's thread, the only one of this process, has not run for 100 ms, in
-/// which an active watchdog scans 20 times or more.
+/// Waits until the watchdog of this process is idle: scans some 15 times a second. An active one
+/// scans 200 times a second.
 #[cfg(target_os = "linux")]
 fn wait_until_the_watchdog_is_idle() {
-    let (mut before, mut since) = (0, Instant::now());
     eventually("the watchdog is idle", || {
-        let now = linux::switches(linux::WATCHDOG);
-        if now != before {
-            (before, since) = (now, Instant::now());
-        }
-        now > 0 && since.elapsed() >= Duration::from_millis(100)
+        let before = linux::switches(linux::WATCHDOG);
+        // A bounded wait: the interval of the measurement.
+        thread::sleep(Duration::from_millis(200));
+        linux::switches(linux::WATCHDOG) - before <= 8
     });
-}
-
-/// Waits for longer than the watchdog stays active. Its idleness is not observable here.
-#[cfg(not(target_os = "linux"))]
-fn wait_until_the_watchdog_is_idle() {
-    thread::sleep(Duration::from_millis(400));
 }
 
 #[cfg(target_os = "linux")]
@@ -385,7 +350,9 @@ mod linux {
             let hook = move |stall: &Stall| report.send(stall.is_in_progress()).unwrap_or_default();
             let monitor = builder_for(&runtime).on_stall(hook).spawn().unwrap();
             let layer = monitor.layer();
-            eventually("three threads", || threads("tower-stall").count() == 3);
+            // Five, and those of the hook and of the symbolizer.
+            let expected = 6 + usize::from(cfg!(stacks_supported));
+            eventually("its threads run", || threads("tower-stall").count() == expected);
             eventually("two tasks", || runtime.metrics().num_alive_tasks() == 2);
 
             // A layer keeps its monitor alive: the monitor sees and reports what it measures.
@@ -396,7 +363,7 @@ mod linux {
             }));
             runtime.block_on(service.call(Request::new(()))).unwrap();
             assert_eq!(reports.recv_timeout(DEADLINE), Ok(false));
-            assert_eq!(threads("tower-stall").count(), 3);
+            assert_eq!(threads("tower-stall").count(), expected);
 
             drop((service, layer));
             eventually("no thread", || threads("tower-stall").count() == 0);

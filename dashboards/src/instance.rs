@@ -6,6 +6,7 @@ use crate::links::{TO_ROUTE, TO_STALLS};
 use crate::longest_stall;
 use crate::panel::{GREEN, ORANGE, Panel, RED};
 use crate::promql::{quantile, rate};
+use crate::stall_split;
 use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB, RUNTIME};
 
@@ -22,7 +23,7 @@ pub(crate) fn dashboard() -> Dashboard {
             vec![utilization(), stalled_workers()],
             vec![stall_tables::by_route().size(14, 8), in_progress()],
             vec![lag(), blocking_pool()],
-            vec![causes(), rescues(), tasks()],
+            vec![causes(), stall_split::panel("$instance").size(6, 8), rescues(), tasks()],
             vec![watchdog_delay(), scans(), captures(), dropped()],
         ],
     }
@@ -156,7 +157,7 @@ fn causes() -> Panel {
         "Worker seconds spent in stalls per second. cpu and blocked: caused by the code. preempted \
         and paused: caused by the host. unknown: the stall ended before the watchdog saw it.",
     )
-    .size(8, 8)
+    .size(6, 8)
     .query("{{cause}}", &rate("cause", "tower_stall_duration_seconds_sum{$instance}"))
     .unit("none")
     .soft_max(0.1)
@@ -170,7 +171,7 @@ fn rescues() -> Panel {
         "Stalls that starved the I/O driver until the watchdog woke another worker. Without the \
         rescue, no timer or socket would have made progress until the stall ended.",
     )
-    .size(8, 8)
+    .size(6, 8)
     .query("{{runtime}}", &rate("runtime", "tower_stall_rescues_total{$runtime}"))
     .unit("eps")
     .soft_max(1.0)
@@ -183,7 +184,7 @@ fn tasks() -> Panel {
         "Alive tasks of the runtime, and tasks in its global queue. A number of tasks that only \
         grows is a leak.",
     )
-    .size(8, 8)
+    .size(6, 8)
     .query("{{runtime}} alive", "sum by (runtime) (tower_stall_alive_tasks{$runtime})")
     .query("{{runtime}} queued", "sum by (runtime) (tower_stall_global_queue_depth{$runtime})")
     .no_value("No instance")

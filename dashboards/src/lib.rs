@@ -13,6 +13,7 @@ mod overview;
 mod panel;
 mod promql;
 mod route;
+mod stall_split;
 mod stall_tables;
 mod variable;
 

@@ -7,7 +7,8 @@ use crate::host_delay;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_STALLS, TO_ROUTE};
 use crate::longest_stall;
 use crate::panel::{GREEN, ORANGE, Panel, RED, YELLOW, link};
-use crate::promql::{BY_CODE, buckets, quantile, rate};
+use crate::promql::{buckets, quantile, rate, stolen_seconds};
+use crate::stall_split;
 use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB};
 
@@ -26,14 +27,14 @@ pub(crate) fn dashboard() -> Dashboard {
             vec![stall_tables::by_route().size(14, 10), timeline()],
             vec![stall_time(), latency()],
             vec![polls(), lag()],
-            vec![causes(), instances()],
+            vec![causes(), stall_split::panel("$instance").size(7, 8), instances()],
             vec![utilization(), queue_depth(), blocking_pool()],
         ],
     }
 }
 
 fn stats() -> Vec<Panel> {
-    let stalled = rate("job", &stall_seconds());
+    let stalled = rate("job", &stolen_seconds("$instance"));
     let workers = "sum by (job) (tower_stall_workers{$instance})";
     let lag =
         quantile("0.99", "job, instance, runtime, probe", "tower_stall_lag_seconds", "{$instance}");
@@ -48,8 +49,8 @@ fn stats() -> Vec<Panel> {
         .no_value("no instance"),
         Panel::peak(
             "Worker time in stalls",
-            "Share of all worker time of the worst job that was spent in stalls caused by its own \
-            code, at the worst moment. The budget of the alerts is 1 %; they page at 10 %. Stalls \
+            "Share of all worker time of the worst job that its own code has spent in stalls, \
+            without what the host added, at the worst moment. The budget of the alerts is 1 %; they page at 10 %. Stalls \
             in progress are not included; see the panel to the left.",
         )
         .query("stalled", &format!("max(\n  ({stalled} or 0 * {workers})\n  / {workers}\n)"))
@@ -100,20 +101,15 @@ fn stats() -> Vec<Panel> {
     ]
 }
 
-/// Worker seconds in stalls that the code caused.
-fn stall_seconds() -> String {
-    format!("tower_stall_duration_seconds_sum{{$instance, {BY_CODE}}}")
-}
-
 fn timeline() -> Panel {
     let in_progress = "max by (method, route) (tower_stall_in_progress_seconds{$instance})";
-    let finished = rate("method, route", &stall_seconds());
+    let finished = rate("method, route", &stolen_seconds("$instance"));
     Panel::state_timeline(
         "Stall timeline",
         "When each route was inside stalls, and how much of a worker they took: yellow for a \
         little, orange for a tenth or more, red for half or more. A stall in progress for more \
         than a second counts as a whole worker, so a handler that never returns stays red to the \
-        right edge. Stalls caused by the host are not included.",
+        right edge. What the host added to them is not included.",
     )
     .size(10, 10)
     .query(
@@ -135,11 +131,11 @@ fn stall_time() -> Panel {
     Panel::lines(
         "Stall time by route",
         "Worker seconds spent in stalls per second, for the ten routes with the most; 1 is a whole \
-        worker. Stalls caused by the host are not included.",
+        worker. What the host added to them is not included.",
     )
     .query(
         "{{method}} {{route}}",
-        &format!("topk(10, {})", rate("method, route", &stall_seconds())),
+        &format!("topk(10, {})", rate("method, route", &stolen_seconds("$instance"))),
     )
     .unit("none")
     .soft_max(0.1)
@@ -198,6 +194,7 @@ fn causes() -> Panel {
         it. blocked: use an async client, lock or file. preempted, paused: caused by the host; add \
         cores or raise the CPU quota. unknown: the stall ended before the watchdog saw it.",
     )
+    .size(7, 8)
     .query("{{cause}}", &rate("cause", "tower_stall_duration_seconds_sum{$instance}"))
     .unit("none")
     .soft_max(0.1)
@@ -217,6 +214,7 @@ fn instances() -> Panel {
         instance to open its dashboard, or its number of stalled workers to open its reports, if \
         the service shows them.",
     )
+    .size(10, 8)
     .label_column("job", "Job")
     .label_column("instance", "Instance")
     .value_column(

@@ -228,16 +228,20 @@ impl Panel {
 
     /// Sets the color of each cause of stalls: warm for the code's, cold for the host's.
     pub(crate) fn cause_colors(self) -> Self {
-        let colors = [
+        self.series_colors(&[
             ("cpu", ORANGE),
             ("blocked", RED),
             ("preempted", "blue"),
             ("paused", "purple"),
             ("unknown", "text"),
-        ];
-        colors.iter().fold(self, |panel, (cause, color)| {
+        ])
+    }
+
+    /// Gives series their colors, by their legends.
+    pub(crate) fn series_colors(self, colors: &[(&str, &str)]) -> Self {
+        colors.iter().fold(self, |panel, (series, color)| {
             panel.override_field(
-                cause,
+                series,
                 &json!([{ "id": "color", "value": { "mode": "fixed", "fixedColor": color } }]),
             )
         })

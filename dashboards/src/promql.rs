@@ -1,7 +1,9 @@
 //! Expressions that several panels share.
 
-/// Selects the stalls that the code caused, as opposed to the host.
-pub(crate) const BY_CODE: &str = r#"cause!~"preempted|paused""#;
+/// Worker seconds that the code has stolen: its own time in stalls, without what the host added.
+pub(crate) fn stolen_seconds(selector: &str) -> String {
+    format!(r#"tower_stall_stalled_seconds_total{{{selector}, on=~"cpu|off_cpu"}}"#)
+}
 
 /// The sum of an expression, grouped by labels; `by` may be empty.
 pub(crate) fn sum(by: &str, expr: &str) -> String {

@@ -3,7 +3,8 @@
 use crate::dashboard::Dashboard;
 use crate::longest_stall;
 use crate::panel::{GREEN, ORANGE, Panel, RED};
-use crate::promql::{BY_CODE, buckets, quantile, rate, sum};
+use crate::promql::{buckets, quantile, rate, stolen_seconds, sum};
+use crate::stall_split;
 use crate::stall_tables;
 use crate::variable::{INSTANCE, JOB, METHOD, ROUTE};
 
@@ -31,7 +32,7 @@ pub(crate) fn dashboard() -> Dashboard {
         variables: &[JOB, INSTANCE, METHOD, ROUTE],
         rows: vec![
             stats(),
-            vec![causes(), polls()],
+            vec![causes(), stall_split::panel("$route").size(8, 8), polls()],
             vec![durations(), breakdown()],
             vec![poll_quantiles(), latency()],
             vec![outcomes(), in_flight(), handed_off()],
@@ -58,13 +59,13 @@ fn stats() -> Vec<Panel> {
         Panel::peak(
             "Stall time per second",
             "Worker seconds spent in stalls per second, at the worst moment; 1 is a whole worker. \
-            Stalls caused by the host are not included.",
+            What the host added to them is not included.",
         )
         .query(
             "stalled",
             &format!(
                 "{} or 0 * sum(tower_stall_in_progress_seconds{{$route}})",
-                rate("", &format!("tower_stall_duration_seconds_sum{{$route, {BY_CODE}}}")),
+                rate("", &stolen_seconds("$route")),
             ),
         )
         .unit("none")
@@ -117,6 +118,7 @@ fn causes() -> Panel {
         the async counterpart. preempted, paused: caused by the host, not by this route. unknown: \
         the stall ended before the watchdog saw it.",
     )
+    .size(8, 8)
     .query("{{cause}}", &rate("cause", "tower_stall_duration_seconds_sum{$route}"))
     .unit("none")
     .soft_max(0.1)
@@ -130,6 +132,7 @@ fn polls() -> Panel {
         "Number of polls by duration. A healthy route shows one band at the bottom; two bands are \
         two kinds of requests.",
     )
+    .size(8, 8)
     .query("{{le}}", &buckets("tower_stall_poll_duration_seconds", "{$route}"))
     .no_value("No requests")
 }
@@ -228,16 +231,20 @@ fn in_flight() -> Panel {
 }
 
 fn handed_off() -> Panel {
-    let polls = rate("method, route", "tower_stall_handed_off_polls_total{$route}");
+    let polls = |metric: &str| {
+        format!("topk(10, {})", rate("method, route", &format!("{metric}{{$route}}")))
+    };
     Panel::bars(
         "Polls handed off",
-        "Long polls inside block_in_place, which hands the worker's core to another thread. They \
-        delay no other task, so they are not stalls, but each takes a thread.",
+        "Long polls inside block_in_place, which hands the worker's core to another thread, and on \
+        threads that are not workers. They delay no other task, so they are not stalls of a \
+        worker, but each takes a thread.",
     )
     .size(8, 8)
-    .query("{{method}} {{route}}", &format!("topk(10, {polls})"))
+    .query("{{method}} {{route}}", &polls("tower_stall_handed_off_polls_total"))
+    .query("{{method}} {{route}}, off worker", &polls("tower_stall_off_worker_polls_total"))
     .unit("eps")
-    .no_value("No block_in_place")
+    .no_value("No such poll")
 }
 
 fn oldest_request() -> Panel {

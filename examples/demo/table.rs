@@ -1,4 +1,4 @@
-//! The table of routes, sorted by total stall duration.
+//! The table of routes, sorted by stolen time.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -15,16 +15,13 @@ pub(crate) struct Millis(pub(crate) Duration);
 /// Returns the table, with the routes that stalled in red if `colors` is set.
 pub(crate) fn render(routes: &[RouteStats], colors: bool) -> String {
     let mut routes: Vec<_> = routes.iter().collect();
-    routes.sort_by_key(|route| {
-        (Reverse(route.total_stall_duration()), route.route(), route.method())
-    });
+    routes.sort_by_key(|route| (Reverse(route.stolen_time()), route.route(), route.method()));
     let rows = routes.iter().map(|route| painted(row(route), colors && route.stalls() > 0));
     std::iter::once(heading()).chain(rows).collect()
 }
 
 fn heading() -> String {
-    let names =
-        ["route", "requests", "p99 poll", "max poll", "stalls", "stall time", "stalled now"];
+    let names = ["route", "requests", "p99 poll", "max poll", "stalls", "stolen", "stalled now"];
     line(names.map(str::to_owned))
 }
 
@@ -35,13 +32,13 @@ fn row(route: &RouteStats) -> String {
         optional(route.poll_quantile(0.99)),
         Millis(route.longest_poll()).to_string(),
         route.stalls().to_string(),
-        Millis(route.total_stall_duration()).to_string(),
+        Millis(route.stolen_time()).to_string(),
         optional(route.oldest_stall_age()),
     ])
 }
 
-fn line([route, requests, p99, max, stalls, total, now]: [String; 7]) -> String {
-    format!("{route:<20} {requests:>8} {p99:>9} {max:>9} {stalls:>6} {total:>10} {now:>11}\n")
+fn line([route, requests, p99, max, stalls, stolen, now]: [String; 7]) -> String {
+    format!("{route:<20} {requests:>8} {p99:>9} {max:>9} {stalls:>6} {stolen:>10} {now:>11}\n")
 }
 
 fn optional(duration: Option<Duration>) -> String {

@@ -48,6 +48,8 @@ metrics! {
         "Requests that have ended, by outcome.";
     HANDED_OFF: Counter "handed_off_polls_total" None,
         "Polls over the stall threshold that called block_in_place and handed off their worker.";
+    OFF_WORKER: Counter "off_worker_polls_total" None,
+        "Polls over the stall threshold on threads that are not workers; they delay no other task.";
     IN_FLIGHT: Gauge "requests_in_flight" None,
         "Requests between the call and the end of the response body.";
     OLDEST_REQUEST: Gauge "oldest_request_seconds" SECONDS,

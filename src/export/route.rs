@@ -8,7 +8,6 @@ use metrics::{Key, Label, Recorder, SharedString};
 use super::delta::{CounterDelta, HistogramDelta, SecondsDelta};
 use super::descriptions::{self, Metric};
 use super::gauges::{Aggregation, Gauges};
-use super::oldest_stalls::OldestStalls;
 use super::sample_budget::SampleQuota;
 use crate::os::Clock;
 use crate::routes::{Route, RouteId};
@@ -25,8 +24,8 @@ pub(super) struct RouteSnapshot {
     pub(super) split: TimeSplit,
     /// The long polls that handed off their worker.
     pub(super) handed_off: u64,
-    /// The age of the oldest stall in progress.
-    pub(super) oldest_stall_age: Duration,
+    /// The long polls on threads that are no workers.
+    pub(super) off_worker: u64,
 }
 
 #[derive(Debug)]
@@ -40,6 +39,7 @@ pub(super) struct RouteSeries {
     split: [SecondsDelta; TimeSplit::NAMES.len()],
     outcomes: [CounterDelta; Outcome::ALL.len()],
     handed_off: CounterDelta,
+    off_worker: CounterDelta,
     in_flight: Key,
     in_progress: Key,
     oldest_request: Key,
@@ -48,31 +48,28 @@ pub(super) struct RouteSeries {
 // === impl RouteSnapshot ===
 
 impl RouteSnapshot {
-    /// Returns the values of a route; `None` if it has neither requests nor stalls.
-    pub(super) fn now(
-        monitor: &MonitorState,
-        id: RouteId,
-        in_progress: &OldestStalls,
-    ) -> Option<Self> {
+    /// Returns what is counted of a route.
+    pub(super) fn now(monitor: &MonitorState, id: RouteId) -> Self {
         let totals = monitor.totals(id);
-        let (mut stalls, mut split, handed_off) = {
+        let (mut stalls, mut split, handed_off, off_worker) = {
             let history = monitor.history.lock();
             (
                 history.stalls.get(&id).cloned().unwrap_or_default(),
                 history.split(id),
                 history.handed_off.get(&id).copied().unwrap_or_default(),
+                history.off_worker.get(&id).copied().unwrap_or_default(),
             )
         };
-        let age = in_progress.by_route.get(&id).copied();
-        if totals.started == 0 && stalls.is_empty() && age.is_none() {
-            return None;
-        }
         if totals.unreported_stalls.count() > 0 {
             stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
             split.off_cpu += monitor.clock.duration(totals.unreported_stalls.ticks());
         }
-        let oldest_stall_age = age.unwrap_or_default();
-        Some(Self { totals, stalls, split, handed_off, oldest_stall_age })
+        Self { totals, stalls, split, handed_off, off_worker }
+    }
+
+    /// Returns whether the route has had requests or stalls.
+    pub(super) fn is_used(&self) -> bool {
+        self.totals.started > 0 || !self.stalls.is_empty()
     }
 }
 
@@ -101,6 +98,7 @@ impl RouteSeries {
                 CounterDelta::new(key(descriptions::REQUESTS, &labels, Some(outcome)))
             }),
             handed_off: CounterDelta::new(key_of(descriptions::HANDED_OFF)),
+            off_worker: CounterDelta::new(key_of(descriptions::OFF_WORKER)),
             in_flight: key_of(descriptions::IN_FLIGHT),
             in_progress: key_of(descriptions::IN_PROGRESS),
             oldest_request: key_of(descriptions::OLDEST_REQUEST),
@@ -118,12 +116,24 @@ impl RouteSeries {
             + self.request_busy.pending(&totals.request_busy)
     }
 
+    pub(super) fn send_gauges(
+        &self,
+        recorder: &dyn Recorder,
+        gauges: &mut Gauges,
+        snapshot: &RouteSnapshot,
+        oldest_stall_age: Duration,
+    ) {
+        let in_flight = snapshot.totals.in_flight() as f64;
+        gauges.set(recorder, &self.in_flight, Aggregation::Sum, in_flight);
+        let in_progress = oldest_stall_age.as_secs_f64();
+        gauges.set(recorder, &self.in_progress, Aggregation::Max, in_progress);
+    }
+
     pub(super) fn send(
         &mut self,
         recorder: &dyn Recorder,
         clock: &Clock,
         quota: SampleQuota,
-        gauges: &mut Gauges,
         snapshot: &RouteSnapshot,
     ) {
         let totals = &snapshot.totals;
@@ -139,13 +149,14 @@ impl RouteSeries {
                 delta.send(recorder, total);
             }
         }
-        if snapshot.handed_off > 0 {
-            self.handed_off.send(recorder, snapshot.handed_off);
+        for (delta, total) in [
+            (&mut self.handed_off, snapshot.handed_off),
+            (&mut self.off_worker, snapshot.off_worker),
+        ] {
+            if total > 0 {
+                delta.send(recorder, total);
+            }
         }
-        let in_flight = totals.in_flight() as f64;
-        gauges.set(recorder, &self.in_flight, Aggregation::Sum, in_flight);
-        let in_progress = snapshot.oldest_stall_age.as_secs_f64();
-        gauges.set(recorder, &self.in_progress, Aggregation::Max, in_progress);
     }
 
     /// Hands over for how long the request that has waited longest has not been polled.

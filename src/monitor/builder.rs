@@ -64,7 +64,7 @@ impl StallMonitorBuilder {
     ///
     /// On a host that is not overloaded, a stall of a measured poll is detected within a
     /// millisecond after it has exceeded the threshold. A stall of an unmeasured task that is
-    /// blocked in one system call is detected within 10 ms. With a threshold under 20 ms the
+    /// blocked in one system call is detected within 10 ms, in an idle process within 75 ms. With a threshold under 20 ms the
     /// watchdog scans more often, at most once per millisecond. At any threshold, the pause before
     /// a poll becomes a stall may be as short as half a millisecond.
     ///
@@ -221,7 +221,7 @@ impl StallMonitorBuilder {
     /// permitted; elsewhere no stack is captured, [`Stall::missing`] says so, and everything else
     /// works.
     ///
-    /// The first stack costs the reporter's thread some 30 ms and the process some 35 MB, for the
+    /// The first stack costs a thread of the monitor some 30 ms and the process some 35 MB, for the
     /// debug information of a program of 15 MB; see [`guide::costs`](crate::guide::costs).
     ///
     /// ```
@@ -263,12 +263,15 @@ impl StallMonitorBuilder {
     /// Sets a function that is called with each stall: when it ends, and at each report while it is
     /// in progress (at 1 s, and each time its age has doubled). **Defaults to** none.
     ///
-    /// It is not rate-limited by [`reports_per_minute`](Self::reports_per_minute). It runs on the
-    /// reporter's thread, outside the runtime. It may block: reports and metrics then wait, polls
-    /// do not. A panic in it is caught, and counted in `tower_stall_hook_panics_total`; stalls that
-    /// find the reporter's queue full (1024 ended stalls, 256 reports of stalls in progress) are
-    /// counted in `tower_stall_events_dropped_total`. A [`StallMonitor`] in it keeps the monitor
-    /// alive.
+    /// It is not rate-limited by [`reports_per_minute`](Self::reports_per_minute). It runs on a
+    /// thread of its own, outside the runtime, once the stack of the stall is symbolized, which
+    /// takes a minute at most.
+    ///
+    /// It may block: further calls then wait, and nothing else does. Up to 1024 calls wait; further
+    /// ones are counted in `tower_stall_events_dropped_total`, and so is a call for a stall in
+    /// progress that has waited for more than a second. If the stall has ended meanwhile, the call
+    /// for its end follows. A panic in the function is caught, and counted in
+    /// `tower_stall_hook_panics_total`. A [`StallMonitor`] in it keeps the monitor alive.
     ///
     /// ```
     /// use tower_stall::{Cause, StallMonitor};
@@ -305,8 +308,9 @@ impl StallMonitorBuilder {
         self
     }
 
-    /// Starts the monitor: three threads, and two small tasks inside the runtime. Nothing else in
-    /// this crate starts any, except [`prometheus::serve`](crate::prometheus::serve).
+    /// Starts the monitor: six [threads](crate::guide::costs#a-monitor), or seven with a hook, and
+    /// two small tasks inside the runtime. Nothing else in this crate starts any, except
+    /// [`prometheus::serve`](crate::prometheus::serve).
     ///
     /// The first call in a process calibrates the time stamp counter against the OS clock, which
     /// takes about a millisecond and at most 200 ms.

@@ -89,6 +89,9 @@ impl StallMonitor {
     /// request, a task may contain measured requests, such as those of a connection: each is
     /// measured by itself.
     ///
+    /// An upgraded connection, such as a WebSocket, is a task as well: see
+    /// [upgrades](crate::guide::requests#upgrades).
+    ///
     /// The task does not keep the monitor alive; without a monitor it continues unmeasured. A poll
     /// costs as much as a poll of a request; see [`guide::costs`](crate::guide::costs).
     ///
@@ -141,8 +144,10 @@ impl StallMonitor {
 
     /// Returns the latest 256 stalls that have ended, oldest first, then those in progress.
     ///
-    /// A stall that has ended appears once the reporter has processed it, usually within a few
-    /// milliseconds; the first one takes longer, because debug information is read for it. Clones
+    /// A stall that has ended appears once the watchdog has scanned the threads after its end,
+    /// usually within a few milliseconds, or up to half a second later if a stack of it is still to
+    /// be symbolized. If that takes longer, as it may for the first stack of a large program, the
+    /// stall appears without a line, and [`Stall::missing`] says so; the line is added later. Clones
     /// the stalls under a lock that the reporter takes, but no polling thread.
     ///
     /// ```
@@ -161,7 +166,7 @@ impl StallMonitor {
             let report = stall.to_report(monitor);
             StallBuilder::in_progress(monitor, &report.stall, samples, Duration::ZERO).build()
         });
-        history.recent.iter().cloned().chain(in_progress).collect()
+        history.recent().cloned().chain(in_progress).collect()
     }
 
     /// Returns the time of all stalls with a captured stack, including those in progress: one line
@@ -213,8 +218,8 @@ impl StallMonitor {
     /// Stops the monitor, whether or not other handles, layers and services exist, and writes the
     /// last reports and metrics.
     ///
-    /// Blocks until the monitor's threads have ended, for at most a second, even if a hook or a
-    /// subscriber hangs; reports that are not written by then are lost. Call it outside the
+    /// Blocks until the monitor's threads have ended, for at most a second, even if a hook, a
+    /// subscriber or a recorder hangs; reports that are not written by then are lost. Call it outside the
     /// runtime, or at the end of `main`. Remaining layers and tasks keep working, but their
     /// measurements are no longer reported. In a hook or a subscriber, it does not wait.
     ///

@@ -31,6 +31,21 @@ pub(crate) fn thread_cpu_time() -> Option<Duration> {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Returns the CPU time of all threads of this process.
+pub(crate) fn process_cpu_time() -> Option<Duration> {
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// Returns how many page faults the current thread has had, whether they read from disk or not.
+pub(crate) fn thread_page_faults() -> Option<u64> {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the pointer is to memory for an `rusage`, to which the kernel writes.
+    let is_read = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) } == 0;
+    // SAFETY: a call that returned 0 has initialized the value.
+    let usage = is_read.then(|| unsafe { usage.assume_init() })?;
+    u64::try_from(usage.ru_minflt.saturating_add(usage.ru_majflt)).ok()
+}
+
 /// Returns the monotonic clock in nanoseconds. Async-signal-safe, because `clock_gettime` is.
 #[cfg(stacks_supported)]
 pub(crate) fn monotonic_nanos() -> u64 {

@@ -50,6 +50,14 @@ pub(crate) fn cpu_time(_: Tid) -> Option<Duration> {
     None
 }
 
+pub(crate) fn process_cpu_time() -> Option<Duration> {
+    None
+}
+
+pub(crate) fn thread_page_faults() -> Option<u64> {
+    None
+}
+
 pub(crate) fn thread_cpu_time() -> Option<Duration> {
     None
 }

@@ -41,16 +41,7 @@ impl RateLimiter {
     /// suppressed since the last one. `now` is the time since an arbitrary moment.
     pub(super) fn acquire(&mut self, stall: &Stall, now: Duration) -> Option<u64> {
         let capacity = f64::from(self.per_minute);
-        let location = stall.location().filter(|_| self.limits.len() < Self::MAX_LOCATIONS);
-        let key = RateKey {
-            method: stall.method,
-            route: Arc::clone(&stall.route),
-            location: location.cloned(),
-        };
-        let limit = self.limits.entry(key).or_insert_with(|| RateLimit {
-            bucket: TokenBucket::new(capacity, now),
-            suppressed: 0,
-        });
+        let limit = self.limit(stall, now);
         limit.bucket.refill(capacity / 60.0, capacity, now);
         if limit.bucket.try_take(1.0) {
             Some(std::mem::take(&mut limit.suppressed))
@@ -58,6 +49,36 @@ impl RateLimiter {
             limit.suppressed += 1;
             None
         }
+    }
+
+    /// Takes back the number of a report that was not written, for the next one of its key.
+    pub(super) fn give_back(&mut self, stall: &Stall, suppressed: u64, now: Duration) {
+        self.limit(stall, now).suppressed += suppressed;
+    }
+
+    fn limit(&mut self, stall: &Stall, now: Duration) -> &mut RateLimit {
+        let location = stall.location().filter(|_| self.limits.len() < Self::MAX_LOCATIONS);
+        let key = RateKey {
+            method: stall.method,
+            route: Arc::clone(&stall.route),
+            location: location.cloned(),
+        };
+        let capacity = f64::from(self.per_minute);
+        self.limits
+            .entry(key)
+            .or_insert_with(|| RateLimit { bucket: TokenBucket::new(capacity, now), suppressed: 0 })
+    }
+}
+
+#[cfg(test)]
+impl RateLimiter {
+    /// Returns how many reports of a key may be written now.
+    pub(super) fn tokens(&mut self, stall: &Stall, now: Duration) -> f64 {
+        let capacity = f64::from(self.per_minute);
+        let bucket = &mut self.limit(stall, now).bucket;
+        let tokens = bucket.take_up_to(capacity);
+        *bucket = TokenBucket::new(tokens, now);
+        tokens
     }
 }
 
@@ -80,6 +101,18 @@ mod tests {
         assert_eq!(at(7), Some(7));
         assert_eq!(at(7), None);
         assert_eq!(at(600), Some(1));
+    }
+
+    #[test]
+    fn a_report_that_is_not_written_leaves_its_number_to_the_next_one() {
+        let mut limiter = RateLimiter::new(2);
+        assert_eq!(limiter.acquire(&stall_at(7), Duration::ZERO), Some(0));
+        assert_eq!(limiter.acquire(&stall_at(7), Duration::ZERO), Some(0));
+        assert_eq!(limiter.acquire(&stall_at(7), Duration::ZERO), None);
+        let later = Duration::from_secs(600);
+        assert_eq!(limiter.acquire(&stall_at(7), later), Some(1));
+        limiter.give_back(&stall_at(7), 1, later);
+        assert_eq!(limiter.acquire(&stall_at(7), later), Some(1));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::os::duration_nanos as nanos;
 use crate::shard::TimeBreakdown;
 use crate::stall::TimeSplit;
 
@@ -28,8 +27,9 @@ pub(super) struct HostDelays {
 /// The thread's own accounts decide over the time since the first sample: no stop of the process
 /// can have taken what the thread spent on-CPU or in the run queue. Of the time before the first
 /// sample, the run queue has what the thread waited there beyond the time that was sampled, or what
-/// the watchdog itself waited, and the rest is divided in proportion to the time that was sampled.
-/// Without samples, the watchdog's delays are all that is known, and the rest counts as off-CPU.
+/// the watchdog itself waited. The rest is divided in proportion to the time that was sampled, but
+/// not beyond what the accounts of the thread allow; what is left then was off-CPU. Without
+/// samples, the watchdog's delays are all that is known, and the rest counts as off-CPU.
 pub(super) fn split(
     breakdown: Option<&TimeBreakdown>,
     duration: Duration,
@@ -39,45 +39,51 @@ pub(super) fn split(
     let Some(breakdown) = breakdown.filter(|breakdown| !breakdown.wall.is_zero()) else {
         let stopped = (before.stopped + since.stopped).min(duration);
         let run_queue = (before.run_queue + since.run_queue).min(duration - stopped);
-        return TimeSplit {
-            off_cpu: duration - stopped - run_queue,
-            run_queue,
-            stopped,
-            ..TimeSplit::default()
-        };
+        let off_cpu = duration - stopped - run_queue;
+        return TimeSplit { off_cpu, run_queue, stopped, ..TimeSplit::default() };
     };
-    let wall = breakdown.wall;
-    let not_sampled = duration.saturating_sub(wall);
-    let cpu = breakdown.cpu.min(wall);
-    let run_delay = breakdown.run_delay.min(wall - cpu);
-    let stopped = since.stopped.min(breakdown.off_cpu()).min(duration);
-    let off_cpu = breakdown.off_cpu() - stopped;
-
-    let stopped_before = before.stopped.min(not_sampled);
-    let waited_before = before.run_queue.max(breakdown.run_delay - run_delay);
-    let waited_before = waited_before.min(not_sampled - stopped_before);
-    let stopped = stopped + stopped_before;
-    let [cpu, off_cpu, run_delay] =
-        scale([cpu, off_cpu, run_delay], duration - stopped - waited_before);
-    TimeSplit { cpu, off_cpu, run_queue: run_delay + waited_before, stopped }
+    let sampled = sampled(breakdown, duration, since.stopped);
+    let mut split = not_sampled(breakdown, &sampled, duration, before);
+    split.add(&sampled);
+    split
 }
 
-/// Scales the parts on-CPU, off-CPU and run queue so that they add up to `total`.
-fn scale(parts: [Duration; 3], total: Duration) -> [Duration; 3] {
-    let sum: u128 = parts.iter().map(Duration::as_nanos).sum();
-    let scaled = |part: Duration| {
-        let nanos = (part.as_nanos() * u128::from(nanos(total))).checked_div(sum).unwrap_or(0);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    };
-    let [cpu, off_cpu, run_delay] = parts.map(scaled);
-    // The rest of the division belongs to any part that is not empty; all of it is off-CPU if all
-    // parts are empty.
-    let rest = total - cpu - off_cpu - run_delay;
-    match (parts[0].is_zero(), parts[1].is_zero(), parts[2].is_zero()) {
-        (false, _, _) => [cpu + rest, off_cpu, run_delay],
-        (_, true, false) => [cpu, off_cpu, run_delay + rest],
-        _ => [cpu, off_cpu + rest, run_delay],
-    }
+/// Splits the time since the first sample. It is more than the duration if nested stalls, which are
+/// reported by themselves, or a hand-off have shortened that.
+fn sampled(breakdown: &TimeBreakdown, duration: Duration, stopped: Duration) -> TimeSplit {
+    let wall = breakdown.wall;
+    let cpu = breakdown.cpu.min(wall);
+    let run_queue = breakdown.run_delay.min(wall - cpu);
+    let stopped = stopped.min(breakdown.off_cpu());
+    let share = |part| scale(part, wall.min(duration), wall);
+    let (cpu, run_queue, stopped) = (share(cpu), share(run_queue), share(stopped));
+    let off_cpu = wall.min(duration) - cpu - run_queue - stopped;
+    TimeSplit { cpu, off_cpu, run_queue, stopped }
+}
+
+/// Splits the time before the first sample.
+fn not_sampled(
+    breakdown: &TimeBreakdown,
+    sampled: &TimeSplit,
+    duration: Duration,
+    delay: HostDelay,
+) -> TimeSplit {
+    let total = duration.saturating_sub(breakdown.wall);
+    let stopped = delay.stopped.min(total);
+    // The kernel accounts for a wait in the run queue when the wait ends.
+    let waited = breakdown.run_delay.saturating_sub(breakdown.wall.saturating_sub(breakdown.cpu));
+    let waited = waited.max(delay.run_queue).min(total - stopped);
+    let rest = total - stopped - waited;
+    let share = |part| scale(part, rest, sampled.own() + sampled.run_queue);
+    let cpu = share(sampled.cpu).min(breakdown.max_cpu_before);
+    let run_queue = share(sampled.run_queue).min(breakdown.max_run_delay_before);
+    TimeSplit { cpu, off_cpu: rest - cpu - run_queue, run_queue: waited + run_queue, stopped }
+}
+
+/// Returns `part` × `to` ÷ `from`, rounded down; zero if `from` is.
+fn scale(part: Duration, to: Duration, from: Duration) -> Duration {
+    let scaled = (part.as_nanos() * to.as_nanos()).checked_div(from.as_nanos());
+    Duration::from_nanos(scaled.and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -104,6 +110,8 @@ mod tests {
             wall: millis(wall),
             cpu: millis(cpu),
             run_delay: millis(run_delay),
+            max_cpu_before: Duration::MAX,
+            max_run_delay_before: Duration::MAX,
             ..TimeBreakdown::default()
         });
         let delays = HostDelays { before_sample, since_sample };
@@ -128,6 +136,26 @@ mod tests {
         assert_eq!(case(sampled, 100, delay(0, 90), NONE()), [40, 0, 60, 0]);
         let waited_since_before = Some([40, 10, 60]);
         assert_eq!(case(waited_since_before, 100, NONE(), NONE()), [17, 0, 82, 0]);
+    }
+
+    #[test]
+    fn before_the_first_sample_a_thread_has_used_no_more_than_its_accounts_say() {
+        let breakdown = TimeBreakdown {
+            wall: millis(2),
+            cpu: millis(1),
+            run_delay: millis(1),
+            max_cpu_before: millis(7),
+            max_run_delay_before: millis(3),
+            ..TimeBreakdown::default()
+        };
+        let split = split(Some(&breakdown), millis(60), &HostDelays::default());
+        let expected = TimeSplit {
+            cpu: millis(8),
+            off_cpu: millis(48),
+            run_queue: millis(4),
+            stopped: Duration::ZERO,
+        };
+        assert_eq!(split, expected);
     }
 
     #[test]

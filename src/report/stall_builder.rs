@@ -6,8 +6,6 @@ use std::time::Duration;
 use super::classify::{Classification, classify};
 use super::split::{HostDelay, HostDelays, split};
 use crate::os::Syscall;
-use crate::shard::TimeBreakdown;
-use crate::stacks::ThreadRole;
 use crate::stall::{Cause, Missing, Stall};
 use crate::state::{DelayKind, MonitorState, StackSample, StallMessage, weighted};
 
@@ -117,27 +115,14 @@ impl<'a> StallBuilder<'a> {
         }
         match cause {
             Cause::Cpu if !self.monitor.stack_signals => Some(Missing::Running),
+            _ if self.samples.is_empty() && self.monitor.capture_pool.is_pending(self.stall.id) => {
+                Some(Missing::NotSymbolized)
+            }
             _ if self.samples.is_empty() => Some(Missing::NotCaptured),
             Cause::Cpu => Some(Missing::OnlyBlocked),
             _ => Some(Missing::OnlyRunning),
         }
     }
-}
-
-/// Returns whether a long poll has handed off its worker. A stack that shows the role of its thread
-/// decides; without one the worker's counters do.
-pub(super) fn is_handed_off(breakdown: Option<&TimeBreakdown>, samples: &[StackSample]) -> bool {
-    let mut roles = samples.iter().map(|sample| sample.role);
-    let by_counters = || breakdown.is_some_and(|breakdown| breakdown.handed_off);
-    roles.clone().any(ThreadRole::is_off_worker)
-        || !roles.any(|role| role == ThreadRole::Worker) && by_counters()
-}
-
-/// Returns for how long a poll of `ticks` ticks had stalled its worker before it handed it off.
-pub(super) fn stalled_before_hand_off(samples: &[StackSample], ticks: u64) -> u64 {
-    let before =
-        weighted(samples, ticks).take_while(|(sample, _)| sample.role == ThreadRole::Worker);
-    before.map(|(_, weight)| weight).sum()
 }
 
 /// Returns the system call that the thread was blocked in; that of the reported stack, if there is
@@ -155,57 +140,4 @@ fn detail(
     let page_fault = || syscall.filter(|syscall| syscall.0 < 0).map(|_| "a page fault");
     let fd_target = || sample.filter(|_| syscall.is_some())?.fd_target.clone();
     classification.detail.or_else(page_fault).map(Arc::from).or_else(fd_target)
-}
-
-#[cfg(not(tower_stall_loom))]
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    use ThreadRole::{HandedOff, OffWorker, Unknown, Worker};
-
-    fn sample(age: u64, role: ThreadRole) -> StackSample {
-        StackSample {
-            age,
-            blocked_in: None,
-            role,
-            lacks_lines: false,
-            fd_target: None,
-            frames: [].into(),
-        }
-    }
-
-    #[test]
-    fn a_stack_outranks_the_counters_for_a_hand_off() {
-        let moved = TimeBreakdown { handed_off: true, ..TimeBreakdown::default() };
-        let unmoved = TimeBreakdown::default();
-        for (breakdown, samples, expected) in [
-            (Some(&moved), vec![], true),
-            (Some(&unmoved), vec![], false),
-            (None, vec![], false),
-            (Some(&moved), vec![sample(20, Worker)], false),
-            (Some(&moved), vec![sample(20, Unknown), sample(40, Worker)], false),
-            (Some(&unmoved), vec![sample(20, Worker), sample(40, HandedOff)], true),
-            (Some(&unmoved), vec![sample(20, OffWorker), sample(40, Unknown)], true),
-            (Some(&moved), vec![sample(20, Unknown)], true),
-            (Some(&unmoved), vec![sample(20, Unknown), sample(40, Unknown)], false),
-            (None, vec![sample(20, Unknown)], false),
-        ] {
-            assert_eq!(is_handed_off(breakdown, &samples), expected, "{breakdown:?} {samples:?}");
-        }
-    }
-
-    #[test]
-    fn a_poll_stalls_its_worker_until_the_sample_before_the_hand_off() {
-        for (samples, expected) in [
-            (vec![sample(20, HandedOff)], 0),
-            (vec![sample(20, Unknown)], 0),
-            (vec![sample(20, Worker), sample(40, HandedOff)], 20),
-            (vec![sample(20, Worker), sample(40, Worker), sample(80, OffWorker)], 40),
-            (vec![sample(20, Worker), sample(40, HandedOff), sample(80, Worker)], 20),
-            (vec![sample(20, Worker)], 100),
-        ] {
-            assert_eq!(stalled_before_hand_off(&samples, 100), expected, "{samples:?}");
-        }
-    }
 }

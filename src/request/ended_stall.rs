@@ -4,7 +4,7 @@ use super::record::RequestState;
 use crate::os::{self, Tid};
 use crate::shard::{PollInfo, Shard, TimeBreakdown};
 use crate::stall::Phase;
-use crate::state::{EndedStall, MonitorState, StallMessage};
+use crate::state::{EndedStall, MonitorState, StallMessage, is_on_worker};
 use crate::trace::SpanRef;
 
 /// Returns for how many ticks a poll has stalled by itself, if that exceeds the threshold. The time
@@ -38,6 +38,7 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
         ticks,
         threshold: shard.context.thresholds.stall(),
         worker: shard.worker(),
+        on_worker: is_on_worker(),
         in_flight: monitor.other_requests_in_flight(state.route),
         io_starved: observations.is_starved(start),
         rescued: observations.is_rescued(start),

@@ -196,9 +196,11 @@ fn set(word: &AtomicU64, value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::Tid;
 
     fn sample(at: u64) -> ThreadSample {
         ThreadSample {
+            thread: Tid(1),
             at: Duration::from_millis(at),
             cpu: Duration::ZERO,
             run_delay: Duration::ZERO,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::time_breakdown::TimeBreakdown;
-use crate::os::{Syscall, duration_nanos as nanos};
+use crate::os::{Syscall, Tid, duration_nanos as nanos};
 use crate::sync::{AtomicU64, Ordering};
 
 /// One sample of a thread inside a poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadSample {
+    pub(crate) thread: Tid,
     /// When it was taken, since an arbitrary moment.
     pub(crate) at: Duration,
     /// The CPU time that the thread has consumed since it started.
@@ -30,12 +31,17 @@ pub(crate) struct ThreadSample {
 pub(super) struct ThreadSamples {
     /// The poll's start.
     poll: AtomicU64,
+    thread: AtomicU64,
     first_at: AtomicU64,
     last_at: AtomicU64,
     first_cpu: AtomicU64,
     cpu: AtomicU64,
     first_run_delay: AtomicU64,
     run_delay: AtomicU64,
+    /// The time on-CPU and in the run queue between the sample before the first one and the first
+    /// one.
+    cpu_before: AtomicU64,
+    run_delay_before: AtomicU64,
     /// The time between samples that both found the thread runnable, in which it did not run.
     runnable: AtomicU64,
     was_blocked: AtomicU64,
@@ -53,8 +59,21 @@ impl ThreadSamples {
 
     /// Records the first sample of a poll.
     pub(super) fn begin(&self, start: u64, sample: &ThreadSample) {
+        let thread = u64::from(sample.thread.0.unsigned_abs());
+        // Relaxed: only the watchdog writes these words, and only it calls this.
+        let last = |first: &AtomicU64, since: &AtomicU64| {
+            let is_same_thread = self.thread.load(Ordering::Relaxed) == thread;
+            let last = first.load(Ordering::Relaxed) + since.load(Ordering::Relaxed);
+            if is_same_thread { last } else { 0 }
+        };
+        let cpu_before = nanos(sample.cpu).saturating_sub(last(&self.first_cpu, &self.cpu));
+        let run_delay_before =
+            nanos(sample.run_delay).saturating_sub(last(&self.first_run_delay, &self.run_delay));
         self.poll.store(0, Ordering::Relaxed);
         for (word, value) in [
+            (&self.thread, thread),
+            (&self.cpu_before, cpu_before),
+            (&self.run_delay_before, run_delay_before),
             (&self.first_at, nanos(sample.at)),
             (&self.last_at, nanos(sample.at)),
             (&self.first_cpu, nanos(sample.cpu)),
@@ -139,6 +158,8 @@ impl ThreadSamples {
             cpu: Duration::from_nanos(cpu),
             // Some kernels do not count time that the CPU quota took as run-queue time.
             run_delay: Duration::from_nanos(run_delay.max(get(&self.runnable))),
+            max_cpu_before: Duration::from_nanos(get(&self.cpu_before)),
+            max_run_delay_before: Duration::from_nanos(get(&self.run_delay_before)),
             syscall: decode(get(&self.syscall)),
             handed_off: false,
             stranded_for: None,
@@ -176,6 +197,7 @@ mod tests {
 
     fn sample(at: u64, cpu: u64, run_delay: u64, syscall: Option<i32>) -> ThreadSample {
         ThreadSample {
+            thread: Tid(1),
             at: millis(at),
             cpu: millis(cpu),
             run_delay: millis(run_delay),
@@ -197,7 +219,23 @@ mod tests {
         assert_eq!((end.wall, end.cpu, end.off_cpu()), (millis(30), millis(15), millis(12)));
         assert_eq!(samples.breakdown(8), None, "another poll");
         samples.begin(8, &sample(200, 66, 9, None));
-        assert_eq!(samples.breakdown(8), Some(TimeBreakdown::default()));
+        assert_eq!(samples.breakdown(8).unwrap().wall, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_sample_before_limits_what_a_thread_has_used_before_the_first_one() {
+        let samples = ThreadSamples::default();
+        let limits = |start| {
+            let breakdown = samples.breakdown(start).unwrap();
+            (breakdown.max_cpu_before, breakdown.max_run_delay_before)
+        };
+        samples.begin(7, &sample(100, 50, 1, None));
+        assert_eq!(limits(7), (millis(50), millis(1)), "all since the thread started");
+        samples.add(&sample(120, 55, 4, None));
+        samples.begin(8, &sample(900, 58, 9, None));
+        assert_eq!(limits(8), (millis(3), millis(5)));
+        samples.begin(9, &ThreadSample { thread: Tid(2), ..sample(950, 60, 10, None) });
+        assert_eq!(limits(9), (millis(60), millis(10)), "another thread");
     }
 
     #[test]
@@ -236,6 +274,7 @@ mod loom {
 
     fn sample(number: u64) -> ThreadSample {
         ThreadSample {
+            thread: Tid(1),
             at: Duration::from_nanos(number),
             cpu: Duration::from_nanos(number),
             run_delay: Duration::from_nanos(number),

@@ -10,6 +10,10 @@ pub(crate) struct TimeBreakdown {
     pub(crate) cpu: Duration,
     /// Runnable, but waiting in the run queue.
     pub(crate) run_delay: Duration,
+    /// Upper bounds of the time on-CPU and in the run queue before the first sample: since the sample
+    /// before, of an earlier poll, or else since the start of the thread.
+    pub(crate) max_cpu_before: Duration,
+    pub(crate) max_run_delay_before: Duration,
     /// The system call that the thread was blocked in, in most of the samples.
     pub(crate) syscall: Option<Syscall>,
     /// Whether the worker was handed off to another thread meanwhile.

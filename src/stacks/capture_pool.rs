@@ -1,13 +1,17 @@
-//! The captured stacks on their way from the watchdog to the reporter, and the buffers on their way
-//! back. Neither side waits, and nothing is allocated.
+//! The captured stacks on their way from the watchdog to the symbolizer's thread, and the buffers
+//! on their way back. Neither side waits, and nothing is allocated.
 
+use std::sync::OnceLock;
+use std::thread::Thread;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::pending_captures::PendingCaptures;
 use super::snapshot::{CAPACITY, DEEP_CAPACITY};
 use super::{CaptureRequest, StackSnapshot};
 use crate::os::{FdTarget, Syscall};
+use crate::shard::PollId;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How an attempt to capture a stack ended; the label `result`.
@@ -44,6 +48,8 @@ pub(crate) struct CapturePool {
     /// Buffers for deep stacks, which are rare.
     deep_buffers: ArrayQueue<Box<StackSnapshot>>,
     captures: ArrayQueue<Capture>,
+    pending: PendingCaptures,
+    symbolizer: OnceLock<Thread>,
     /// Relaxed: counts by themselves.
     results: [AtomicU64; CaptureResult::ALL.len()],
 }
@@ -81,6 +87,8 @@ impl CapturePool {
             buffers: ArrayQueue::new(buffers),
             deep_buffers: ArrayQueue::new(Self::DEEP_BUFFERS),
             captures: ArrayQueue::new(buffers + Self::DEEP_BUFFERS),
+            pending: PendingCaptures::new(buffers + Self::DEEP_BUFFERS),
+            symbolizer: OnceLock::new(),
             results: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         if with_buffers {
@@ -89,6 +97,11 @@ impl CapturePool {
             (0..Self::DEEP_BUFFERS).for_each(|_| recycle(DEEP_CAPACITY));
         }
         pool
+    }
+
+    /// Sets the thread that symbolizes. The spawner calls this before anything is captured.
+    pub(crate) fn set_symbolizer(&self, symbolizer: Thread) {
+        let _ = self.symbolizer.set(symbolizer);
     }
 
     // === the watchdog's side ===
@@ -118,14 +131,37 @@ impl CapturePool {
 
     #[cfg_attr(not(stacks_supported), allow(dead_code))]
     pub(crate) fn push(&self, capture: Capture) {
+        self.pending.begin(capture.request.id);
         // Never full: there are no more captures than buffers.
         let _ = self.captures.push(capture);
     }
 
-    // === the reporter's side ===
+    /// Wakes the symbolizer's thread if there is something to symbolize.
+    pub(crate) fn notify_symbolizer(&self) {
+        if !self.captures.is_empty() {
+            self.wake_symbolizer();
+        }
+    }
+
+    /// Wakes the symbolizer's thread, which takes no lock, as in `ReportQueue::notify`.
+    pub(crate) fn wake_symbolizer(&self) {
+        if let Some(symbolizer) = self.symbolizer.get() {
+            symbolizer.unpark();
+        }
+    }
+
+    // === the symbolizer's side ===
 
     pub(crate) fn next(&self) -> Option<Capture> {
         self.captures.pop()
+    }
+
+    /// Returns the buffer of a capture. If the capture could be symbolized, its sample is in the
+    /// history by now.
+    pub(crate) fn finish(&self, capture: Capture) {
+        // Before the buffer is free, so that there is a slot for each buffer.
+        self.pending.end(capture.request.id);
+        self.recycle(capture.stack);
     }
 
     pub(crate) fn recycle(&self, stack: Box<StackSnapshot>) {
@@ -133,7 +169,12 @@ impl CapturePool {
         let _ = if is_deep { self.deep_buffers.push(stack) } else { self.buffers.push(stack) };
     }
 
-    // === both sides ===
+    // === all sides ===
+
+    /// Returns whether a capture of a poll is still to be symbolized.
+    pub(crate) fn is_pending(&self, id: PollId) -> bool {
+        self.pending.contains(id)
+    }
 
     pub(crate) fn count(&self, result: CaptureResult) {
         self.results[result as usize].fetch_add(1, Ordering::Relaxed);
@@ -141,6 +182,20 @@ impl CapturePool {
 
     pub(crate) fn counts(&self) -> [u64; CaptureResult::ALL.len()] {
         CaptureResult::ALL.map(|result| self.results[result as usize].load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+impl CapturePool {
+    /// Declares that a capture of a poll is pending, as `push` does.
+    pub(crate) fn begin(&self, id: PollId) {
+        self.pending.begin(id);
+    }
+
+    /// Declares that a capture of a poll is symbolized, as `finish` does.
+    pub(crate) fn end(&self, id: PollId) {
+        self.pending.end(id);
     }
 }
 

@@ -1,10 +1,11 @@
-//! The stack of a stalled thread: captured by the watchdog, symbolized by the reporter.
+//! The stack of a stalled thread: captured by the watchdog, symbolized later.
 //!
 //! A blocked thread is not disturbed: its stack does not change, so it is copied from outside. A
 //! running thread is interrupted by a signal for the duration of a copy, and only if the user
-//! enables that. The copies are unwound and symbolized later, by the reporter.
+//! enables that. The copies are unwound and symbolized on another thread, which may be slow.
 
 mod capture_pool;
+mod pending_captures;
 mod snapshot;
 mod thread_role;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Phase, Stall};
+use super::{Cause, Phase, Stall};
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,7 +45,13 @@ impl Stall {
     /// Returns whether the split says more than the cause does: at least a tenth of the time was
     /// spent in another way.
     fn is_mixed(&self) -> bool {
-        self.split.parts().iter().max().is_some_and(|&part| part < self.duration * 9 / 10)
+        let main = match self.cause {
+            Cause::Cpu => self.split.cpu,
+            Cause::Blocked | Cause::Unknown => self.split.off_cpu,
+            Cause::Preempted => self.split.run_queue,
+            Cause::Paused => self.split.stopped,
+        };
+        main < self.duration * 9 / 10
     }
 
     fn driver_text(&self) -> Option<&'static str> {
@@ -139,7 +145,7 @@ impl fmt::Display for Millis {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Cause, Frame, Location, Missing, TimeSplit};
+    use super::super::{Frame, Location, Missing, TimeSplit};
     use super::*;
 
     fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
@@ -208,6 +214,8 @@ mod tests {
         assert!(report.starts_with(&format!("{documented}\n")), "{report}");
         let text = "CPU quota) at src/billing.rs:87; 780 ms in the run queue, 220 ms on-CPU; 37";
         assert!(throttled.to_string().contains(text), "{throttled}");
+        let stopped = stall(400, 0, 0, 5_000).to_string();
+        assert!(stopped.contains("; 5000 ms stopped, 400 ms on-CPU; "), "{stopped}");
         let text = "; 500 ms stopped, 300 ms off-CPU, 200 ms on-CPU\n";
         assert!(format!("{:#}", stall(200, 300, 5, 500)).contains(text));
         assert!(!stall(950, 50, 0, 0).to_string().contains("on-CPU"));

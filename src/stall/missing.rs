@@ -7,6 +7,8 @@ pub(crate) enum Missing {
     Running,
     /// No capture succeeded.
     NotCaptured,
+    /// A stack was captured, but the symbolizer's thread is not done with it.
+    NotSymbolized,
     /// The thread was mostly running, but was only sampled while blocked.
     OnlyBlocked,
     /// The thread was mostly blocked, but was only sampled while running.
@@ -25,6 +27,10 @@ impl Missing {
                  threads"
             }
             Self::NotCaptured => "no stack: sampling failed or the copied stack was inconsistent",
+            Self::NotSymbolized => {
+                "no line yet: the debug information of the program is still being read for this \
+                 stack; `recent_stalls` and `/stalls` show the line later"
+            }
             Self::OnlyBlocked => {
                 "no representative stack: the thread was mostly running but was only sampled while \
                  blocked"

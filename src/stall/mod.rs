@@ -62,7 +62,8 @@ pub(crate) use self::time_split::TimeSplit;
 /// [`duration`](Self::duration) exactly. The first two are the code's own time, the other two are
 /// host delays. The watchdog's first sample of a poll is at an age of about 5 ms, later if the
 /// watchdog itself is delayed. Of the time before, what the watchdog waited in the run queue counts
-/// as run queue, and the rest is divided in proportion to the time after. Without a sample, which
+/// as run queue, and the rest is divided in proportion to the time after, within what the accounts
+/// of the thread allow. Without a sample, which
 /// is the rule on platforms other than Linux, all time but that of known host delays counts as
 /// off-CPU.
 ///

@@ -29,6 +29,8 @@ pub(crate) struct StallMessage {
     /// The stall threshold, in ticks.
     pub(crate) threshold: u64,
     pub(crate) worker: Option<usize>,
+    /// Whether the thread is a worker, of the watched runtime or of another one.
+    pub(crate) on_worker: bool,
     /// The number of other requests in flight.
     pub(crate) in_flight: usize,
     pub(crate) io_starved: bool,

@@ -1,5 +1,6 @@
 //! The state of one monitor that its layers and its threads share.
 
+mod blocking_pool_wait;
 mod collapsed_stacks;
 mod history;
 mod message;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub(crate) use self::blocking_pool_wait::BlockingPoolWait;
 pub(crate) use self::history::History;
 pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
 pub(crate) use self::request_activity::RequestActivity;
@@ -27,7 +29,7 @@ pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
-pub(crate) use self::worker_threads::WorkerThreads;
+pub(crate) use self::worker_threads::{WorkerThreads, is_on_worker};
 
 use self::queue::ReportQueue;
 use self::requests::Requests;
@@ -38,7 +40,7 @@ use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
     BucketBounds, Notifier, PollContext, PollId, PollInfo, RouteTotals, Shard, Shards, Thresholds,
 };
-use crate::stacks::CapturePool;
+use crate::stacks::{CapturePool, ThreadRole};
 
 pub(crate) struct MonitorState {
     pub(crate) clock: Clock,
@@ -59,6 +61,7 @@ pub(crate) struct MonitorState {
     /// The unmeasured poll that occupies each worker.
     pub(crate) unattributed: Box<[UnattributedPoll]>,
     pub(crate) worker_threads: WorkerThreads,
+    pub(crate) blocking_pool_wait: Arc<BlockingPoolWait>,
     /// Why no stacks are captured, if none are.
     pub(crate) stacks_missing: Option<&'static str>,
     /// Whether the builder requests stacks and the build includes them.
@@ -103,6 +106,7 @@ impl MonitorState {
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
             worker_threads: WorkerThreads::new(workers),
+            blocking_pool_wait: Arc::default(),
             stacks_missing,
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,
@@ -132,6 +136,12 @@ impl MonitorState {
             self.worker_threads.set(worker, Tid::current());
         }
         worker
+    }
+
+    /// Asks the reporter and the symbolizer's thread to process what is queued, and to end.
+    pub(crate) fn close_queue(&self) {
+        self.queue.close();
+        self.capture_pool.wake_symbolizer();
     }
 
     pub(crate) fn totals(&self, route: RouteId) -> RouteTotals {
@@ -196,20 +206,26 @@ impl MonitorState {
         self.shards.iter().any(|shard| is_current(shard)) || unattributed.any(|other| other == id)
     }
 
-    /// Records that a poll has handed off its worker.
-    pub(crate) fn set_handed_off(&self, id: PollId) {
-        let measured = self
-            .shards
-            .iter()
-            .filter(|shard| shard.poll_id(id.start) == id)
-            .map(|shard| &shard.observations);
-        let unattributed = self
-            .unattributed
-            .iter()
-            .enumerate()
-            .filter(|(worker, _)| UnattributedPoll::id(*worker, id.start) == id)
-            .map(|(_, poll)| &poll.observations);
-        measured.chain(unattributed).for_each(|observations| observations.set_handed_off(id.start));
+    /// Records that a stack of a poll shows that its thread does not stall a worker.
+    pub(crate) fn set_off_worker(&self, id: PollId, role: ThreadRole) {
+        let measured = self.shards.iter().filter(|shard| shard.poll_id(id.start) == id);
+        measured.for_each(|shard| shard.observations.set_handed_off(id.start));
+        if role == ThreadRole::OffWorker {
+            self.set_not_the_worker(id);
+        }
+    }
+
+    /// Records that the thread of an unmeasured poll is not the worker that it was taken for.
+    fn set_not_the_worker(&self, id: PollId) {
+        let unattributed = self.unattributed.iter().enumerate();
+        for (worker, poll) in unattributed {
+            if UnattributedPoll::id(worker, id.start) == id {
+                poll.observations.set_handed_off(id.start);
+                if let Some(thread) = self.worker_threads.thread(worker) {
+                    self.worker_threads.forget(worker, thread);
+                }
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Bounded queues to the reporter, and its wake-up handle. No sender waits.
+//! Bounded queues to the reporter, the request for a flush, and the threads to wake for them. No
+//! sender waits.
 
 use std::sync::OnceLock;
 use std::thread::Thread;
@@ -21,7 +22,10 @@ pub(crate) struct ReportQueue {
     notices: AtomicU64,
     flush: AtomicBool,
     closed: AtomicBool,
+    /// Whether the reporter has processed everything that was queued before the closing.
+    finished: AtomicBool,
     reporter: OnceLock<Thread>,
+    exporter: OnceLock<Thread>,
 }
 
 impl ReportQueue {
@@ -61,11 +65,11 @@ impl ReportQueue {
         }
     }
 
-    /// Asks the reporter to flush the counters.
+    /// Asks the exporter to flush the counters.
     pub(crate) fn request_flush(&self) {
         // Release: pairs with the Acquire in `take_flush`.
         self.flush.store(true, Ordering::Release);
-        self.notify();
+        self.notify_exporter();
     }
 
     /// Asks the reporter to process what is queued, and to end.
@@ -86,7 +90,7 @@ impl ReportQueue {
     // === the reporter's side ===
 
     /// Sets the thread to wake. The spawner calls this before anything can close the queue.
-    pub(crate) fn set_thread(&self, reporter: Thread) {
+    pub(crate) fn set_reporter(&self, reporter: Thread) {
         let _ = self.reporter.set(reporter);
     }
 
@@ -103,15 +107,42 @@ impl ReportQueue {
         self.notices.load(Ordering::Relaxed) & notice.bit() != 0
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        // Acquire: pairs with the Release in `close`.
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Declares that the reporter has processed everything, so that the exporter ends.
+    pub(crate) fn finish(&self) {
+        // Release: pairs with the Acquire in `is_finished`.
+        self.finished.store(true, Ordering::Release);
+        self.notify_exporter();
+    }
+
+    // === the exporter's side ===
+
+    /// Sets the thread to wake. The spawner calls this before anything can request a flush.
+    pub(crate) fn set_exporter(&self, exporter: Thread) {
+        let _ = self.exporter.set(exporter);
+    }
+
     pub(crate) fn take_flush(&self) -> bool {
         // Acquire: pairs with the Release in `request_flush`.
         self.flush.swap(false, Ordering::Acquire)
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        // Acquire: pairs with the Release in `close`.
-        self.closed.load(Ordering::Acquire)
+    pub(crate) fn is_finished(&self) -> bool {
+        // Acquire: pairs with the Release in `finish`.
+        self.finished.load(Ordering::Acquire)
     }
+
+    fn notify_exporter(&self) {
+        if let Some(exporter) = self.exporter.get() {
+            exporter.unpark();
+        }
+    }
+
+    // === counts ===
 
     /// Counts an event that will not be reported.
     pub(crate) fn count_dropped(&self) {
@@ -139,7 +170,9 @@ impl Default for ReportQueue {
             notices: AtomicU64::new(0),
             flush: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             reporter: OnceLock::new(),
+            exporter: OnceLock::new(),
         }
     }
 }
@@ -159,5 +192,10 @@ mod loom {
     #[test]
     fn loom_closing_the_queue_publishes_what_was_sent_before() {
         check_publishes(ReportQueue::close, ReportQueue::is_closed);
+    }
+    /// The exporter ends only after it has seen everything that the reporter counted.
+    #[test]
+    fn loom_finishing_publishes_what_was_counted_before() {
+        check_publishes(ReportQueue::finish, ReportQueue::is_finished);
     }
 }

@@ -66,6 +66,7 @@ impl<'a> StallInProgress<'a> {
             ticks: age,
             threshold: monitor.threshold(),
             worker,
+            on_worker: true,
             in_flight: monitor.other_requests_in_flight(poll.route),
             io_starved: observations.is_starved(poll.start),
             rescued: observations.is_rescued(poll.start),

@@ -1,5 +1,5 @@
-//! The intervals in which the watchdog itself did not run. What kept it from running also kept the
-//! other threads of the process from running.
+//! The intervals in which the host kept the watchdog itself from running, and with it the other
+//! threads of the process.
 
 use crate::sync::{AtomicU64, Ordering};
 

@@ -83,6 +83,12 @@ fn bits(thread: Tid) -> u64 {
     u64::try_from(thread.0).unwrap_or(0)
 }
 
+/// Returns whether the current thread is a worker, of whichever runtime. Others, such as the threads
+/// of the blocking pool, delay no task by a long poll.
+pub(crate) fn is_on_worker() -> bool {
+    tokio::runtime::worker_index().is_some()
+}
+
 /// Returns the index of the worker of `runtime` that the current thread is, if it is one.
 pub(super) fn current_worker(runtime: &Handle) -> Option<usize> {
     let is_of_runtime = Handle::try_current().is_ok_and(|current| current.id() == runtime.id());

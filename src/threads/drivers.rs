@@ -20,7 +20,12 @@ impl Drivers {
     ///
     /// Tokio has no function for that (<https://github.com/tokio-rs/tokio/issues/8361>): it panics
     /// when a driver that does not exist is used. So each is used once on a helper thread, with the
-    /// panic caught.
+    /// panic caught, although the panic hook sees it.
+    ///
+    /// In tokio 1.54, each use of a driver goes through an accessor that panics, `Debug` of a
+    /// handle shows none of its parts, and the metrics of the drivers are unstable. To replace the
+    /// panic hook meanwhile is no alternative: it is the hook of all threads, which may panic or
+    /// replace it at the same time.
     pub(super) fn of(runtime: &Handle) -> Result<Self, Error> {
         let runtime = runtime.clone();
         let check = move || {

@@ -5,7 +5,7 @@ mod running;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
@@ -13,11 +13,15 @@ use tokio::task::AbortHandle;
 use self::drivers::Drivers;
 use self::running::Threads;
 use crate::error::Error;
-use crate::export::Exporter;
-use crate::report::{Hook, Reporter};
+use crate::export::{ExportLoop, Exporter};
+use crate::report::{Hook, Outputs, Reporter, SymbolLoop};
 use crate::stacks::StackSampler;
 use crate::state::{MonitorState, Notice};
 use crate::watchdog::{Lag, Rescuer, Watchdog, WatchdogStats, discover_workers, probe};
+
+/// How long the last flush waits for what the log and the hook have yet to count. Together with
+/// what the reporter waits for, it is less than what a shutdown waits.
+const OUTPUTS_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Keeps the threads and tasks of one monitor running. They end when it is dropped.
 pub(crate) struct MonitorGuard {
@@ -48,9 +52,14 @@ impl MonitorGuard {
         }
         let signals = monitor.stack_signals && monitor.stacks_missing.is_none();
         let sampler = StackSampler::new(signals).map_err(Error::signal)?;
-        let (lag, stats) = (Arc::<Lag>::default(), Arc::<WatchdogStats>::default());
+        let (lag, stats) = (Arc::new(Lag::new(&monitor)), Arc::<WatchdogStats>::default());
         let exporter = Exporter::new(&monitor, Arc::clone(&lag), Arc::clone(&stats));
-        let reporter = Reporter::new(Arc::clone(&monitor), exporter, hook, reports_per_minute);
+        let export_loop = ExportLoop::new(Arc::clone(&monitor), exporter);
+        let (outputs, log_loop, hook_loop) =
+            Outputs::new(Arc::clone(&monitor), hook, reports_per_minute);
+        let reporter = Reporter::new(Arc::clone(&monitor), outputs.clone());
+        let captures_stacks = monitor.stacks_missing.is_none();
+        let symbol_loop = captures_stacks.then(|| SymbolLoop::new(Arc::clone(&monitor), &outputs));
 
         let rescue = rescue && has_other_workers(&monitor.runtime);
         let (rescuer, rescue_loop, sentinel) =
@@ -58,16 +67,33 @@ impl MonitorGuard {
         let watchdog = Watchdog::new(Arc::clone(&monitor), stats, rescuer.clone(), sampler);
 
         let threads = Threads::default();
+        let wait_for_outputs = {
+            let outputs = outputs.clone();
+            move || outputs.wait_for_end(Instant::now() + OUTPUTS_TIMEOUT)
+        };
         let spawn_all = || {
+            threads.spawn("tower-stall-log", || log_loop.run())?;
+            if let Some(hook_loop) = hook_loop {
+                threads.spawn("tower-stall-hook", || hook_loop.run())?;
+            }
+            let exporter =
+                threads.spawn("tower-stall-export", || export_loop.run(wait_for_outputs))?;
+            monitor.queue.set_exporter(exporter);
+            if let Some(symbol_loop) = symbol_loop {
+                let symbolizer = threads.spawn("tower-stall-symbols", || symbol_loop.run())?;
+                monitor.capture_pool.set_symbolizer(symbolizer);
+            }
             rescuer.set_thread(threads.spawn("tower-stall-rescue", || rescue_loop.run())?);
-            monitor.queue.set_thread(threads.spawn("tower-stall-report", || reporter.run())?);
+            monitor.queue.set_reporter(threads.spawn("tower-stall-report", || reporter.run())?);
             monitor.notifier.set_thread(threads.spawn("tower-stall-watch", || watchdog.run())?);
             Ok(())
         };
         if let Err(error) = spawn_all() {
-            // The watchdog would have ended the others.
+            // The watchdog and the reporter would have ended the others.
             rescuer.close();
-            monitor.queue.close();
+            monitor.close_queue();
+            outputs.close();
+            monitor.queue.finish();
             return Err(Error::thread(error));
         }
         let tasks = [

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::os::Clock;
 use crate::shard::{BucketBounds, Histogram};
+use crate::state::BlockingPoolWait;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The time between two probes, each of which may start a thread.
@@ -20,10 +21,9 @@ const WAITING_PERIOD: Duration = Duration::from_secs(1);
 pub(super) struct BlockingPoolDelay {
     histogram: Histogram,
     /// When the closure of the last probe was started, in ticks; 0 if it waits. Written by the
-    /// closure. Relaxed, like `waiting_since`: no other memory belongs to it.
+    /// closure. Relaxed: no other memory belongs to it.
     started_at: AtomicU64,
-    /// Since when the last probe has been waiting, in ticks; 0 if it does not.
-    waiting_since: AtomicU64,
+    wait: Arc<BlockingPoolWait>,
 }
 
 /// The probing task's side.
@@ -39,18 +39,13 @@ pub(super) struct BlockingPoolProbe {
 // === impl BlockingPoolDelay ===
 
 impl BlockingPoolDelay {
+    /// Creates the delays of a monitor, to which it reports the wait of the probe.
+    pub(super) fn new(wait: Arc<BlockingPoolWait>) -> Self {
+        Self { wait, ..Self::default() }
+    }
+
     pub(super) fn histogram(&self) -> &Histogram {
         &self.histogram
-    }
-
-    /// Returns since when a probe has been waiting, in ticks.
-    pub(super) fn waiting_since(&self) -> Option<u64> {
-        let since = self.waiting_since.load(Ordering::Relaxed);
-        (since != 0).then_some(since)
-    }
-
-    fn set_waiting_since(&self, since: u64) {
-        self.waiting_since.store(since, Ordering::Relaxed);
     }
 }
 
@@ -76,11 +71,11 @@ impl BlockingPoolProbe {
     fn send(&mut self, delay: &Arc<BlockingPoolDelay>, clock: &Clock) {
         *self = Self { sent_at: clock.now(), is_waiting: true, samples: 0 };
         delay.started_at.store(0, Ordering::Relaxed);
-        delay.set_waiting_since(self.sent_at);
+        delay.wait.begin(self.sent_at);
         let (delay, clock) = (Arc::clone(delay), clock.clone());
         let _detached = tokio::task::spawn_blocking(move || {
             delay.started_at.store(clock.now(), Ordering::Relaxed);
-            delay.set_waiting_since(0);
+            delay.wait.end();
         });
     }
 
@@ -138,7 +133,7 @@ mod tests {
         let bounds = BucketBounds::new(&clock);
         probe.run_once(&delay, &clock, &bounds);
         assert!(probe.is_waiting);
-        while delay.waiting_since().is_some() {
+        while delay.started_at.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
         probe.run_once(&delay, &clock, &bounds);

@@ -54,11 +54,13 @@ impl PollInspector {
     /// Records whether a worker that a measured poll gives up goes on without it.
     fn follow_hand_off(&self, shard: &Shard, stall: &StallInProgress<'_>) {
         let (observations, start) = (stall.observations, stall.poll.start);
+        let (Some(worker), Some(thread)) = (stall.worker, shard.tid()) else { return };
+        let threads = &self.monitor.worker_threads;
         if observations.has_moved(start) {
-            if let (Some(worker), Some(thread)) = (stall.worker, shard.tid()) {
-                self.monitor.worker_threads.forget(worker, thread);
-            }
+            threads.forget(worker, thread);
         } else if observations.waits_for_hand_off(start)
+            // Otherwise another thread has taken it over.
+            && threads.thread(worker) == Some(thread)
             && stall.age > batch(self.monitor.threshold())
         {
             observations.set_stranded(start, stall.age);
@@ -74,7 +76,8 @@ impl PollInspector {
             ThreadState::Running => None,
         };
         let at = self.monitor.clock.duration(now);
-        let sample = ThreadSample { at, cpu, run_delay: sched_stat.run_delay, blocked_in };
+        let run_delay = sched_stat.run_delay;
+        let sample = ThreadSample { thread: tid, at, cpu, run_delay, blocked_in };
         Some(SampledThread { target: TargetThread { tid, state, sched_stat }, sample })
     }
 

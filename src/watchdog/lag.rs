@@ -13,6 +13,7 @@ use super::blocking_pool::{BlockingPoolDelay, BlockingPoolProbe};
 use crate::os::Clock;
 use crate::request::StampedWaker;
 use crate::shard::{BucketBounds, Histogram, HistogramSnapshot};
+use crate::state::MonitorState;
 
 /// The time between two probes.
 const PERIOD: Duration = Duration::from_millis(125);
@@ -93,17 +94,17 @@ fn correct_coordinated_omission(
 // === impl Lag ===
 
 impl Lag {
+    pub(crate) fn new(monitor: &MonitorState) -> Self {
+        let wait = Arc::clone(&monitor.blocking_pool_wait);
+        Self { blocking_pool: Arc::new(BlockingPoolDelay::new(wait)), ..Self::default() }
+    }
+
     pub(crate) fn snapshot(&self) -> LagSnapshot {
         let mut snapshot = LagSnapshot::default();
         self.timer.read_into(&mut snapshot.timer);
         self.queue.read_into(&mut snapshot.queue);
         self.blocking_pool.histogram().read_into(&mut snapshot.blocking_pool);
         snapshot
-    }
-
-    /// Returns since when the probe of the blocking pool has been waiting, in ticks.
-    pub(crate) fn blocking_pool_waiting_since(&self) -> Option<u64> {
-        self.blocking_pool.waiting_since()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Rescuer;
 use super::inspector::PollInspector;
 use super::mode::Mode;
-use super::self_check::SelfCheck;
+use super::self_check::{Period, SelfCheck};
 use super::stats::WatchdogStats;
 use super::timing::{
     FLUSH_PERIOD, IDLE_AFTER, IDLE_FLUSH_PERIOD, IDLE_PERIOD, SUSPECT_AGE, period,
@@ -77,14 +77,15 @@ impl Watchdog {
             std::thread::park_timeout(pause);
             // A pause that ends early, because a poll woke the watchdog, is not late.
             let late = parked_at.elapsed().saturating_sub(pause);
-            self.stats.add_late(&self.monitor.clock, &self.monitor.bounds, late);
             // A delay may also have happened in the middle of a scan.
-            let period = std::mem::replace(&mut woken_at, Instant::now()).elapsed();
-            self.self_check.record(&self.monitor, period.saturating_sub(pause));
+            let length = std::mem::replace(&mut woken_at, Instant::now()).elapsed();
+            let is_host_delay = self.self_check.record(&self.monitor, Period { length, pause });
+            let late = if is_host_delay { late } else { Duration::ZERO };
+            self.stats.add_late(&self.monitor.clock, &self.monitor.bounds, late);
         }
         self.end_unattributed();
         self.rescuer.close();
-        self.monitor.queue.close();
+        self.monitor.close_queue();
     }
 
     /// Ends the stalls that the watchdog will not see the end of.
@@ -109,7 +110,7 @@ impl Watchdog {
         }
         self.update_mode(&scan, now);
         let last = std::mem::replace(&mut self.last_scan, scan);
-        self.notify_reporter(&last, now);
+        self.notify_others(&last, now);
     }
 
     fn scan(&mut self) -> Scan {
@@ -149,23 +150,27 @@ impl Watchdog {
         }
     }
 
-    /// Asks for a flush of the counters if one is due, or if a stall has begun; otherwise notifies
-    /// the reporter of captured stacks.
-    fn notify_reporter(&mut self, last: &Scan, now: u64) {
-        let (scan, queue) = (&self.last_scan, &self.monitor.queue);
+    /// Asks for a flush of the counters if one is due, or if a stall has begun, and for the
+    /// symbolization of captured stacks.
+    fn notify_others(&mut self, last: &Scan, now: u64) {
+        let (scan, monitor) = (&self.last_scan, &self.monitor);
         // What was counted last is flushed before the watchdog goes idle.
         let is_urgent =
             scan.stalls_in_progress > last.stalls_in_progress || self.mode == Mode::Arming;
         let flush_period = if self.mode == Mode::Idle { IDLE_FLUSH_PERIOD } else { FLUSH_PERIOD };
         let has_captures = self.inspector.take_captured();
-        if is_urgent || self.has_elapsed(self.flushed_at, flush_period, now) {
-            queue.request_flush();
+        let is_flush_due = is_urgent || self.has_elapsed(self.flushed_at, flush_period, now);
+        // Stacks of polls that are not stalls yet wait until they are, while there is room.
+        let is_in_need = scan.stalls_in_progress > 0 || monitor.capture_pool.is_low();
+        if is_flush_due || (has_captures && is_in_need) {
+            monitor.capture_pool.notify_symbolizer();
+        }
+        if is_flush_due {
+            if monitor.blocking_pool_wait.due(0, now).is_some() {
+                monitor.capture_pool.wake_symbolizer();
+            }
+            monitor.queue.request_flush();
             self.flushed_at = now;
-        } else if has_captures
-            && (scan.stalls_in_progress > 0 || self.monitor.capture_pool.is_low())
-        {
-            // Stacks of polls that are not stalls yet wait until they are, while there is room.
-            queue.notify();
         }
     }
 

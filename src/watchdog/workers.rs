@@ -152,7 +152,7 @@ impl WorkerScan {
         let polls = polls.fold(0, u64::wrapping_add);
         let is_measured = shards.into_iter().any(|shard| {
             let poll = shard.current_poll.read();
-            poll.is_some_and(|poll| !shard.observations.is_handed_off(poll.start))
+            poll.is_some_and(|poll| !shard.observations.has_moved(poll.start))
         });
         let own_polls = threads.own_polls(worker);
         Self { activity: WorkerActivity { counters, polls, own_polls }, is_measured, thread }

@@ -18,7 +18,20 @@ fn a_stopped_process_is_a_host_delay() {
     if is_child() {
         return work();
     }
-    let mut command = child_command("stopped::a_stopped_process_is_a_host_delay");
+    stop_child("stopped::a_stopped_process_is_a_host_delay");
+}
+
+#[test]
+fn a_stop_inside_a_blocking_handler_is_kept_apart_from_its_own_time() {
+    if is_child() {
+        return block();
+    }
+    stop_child("stopped::a_stop_inside_a_blocking_handler_is_kept_apart_from_its_own_time");
+}
+
+/// Runs a test in a child, and stops the child for a while once it is working.
+fn stop_child(test: &str) {
+    let mut command = child_command(test);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     lines.find(|line| line.as_ref().unwrap().contains("working")).unwrap().unwrap();
@@ -59,4 +72,29 @@ fn work() {
     for stall in monitor.recent_stalls() {
         assert!(is_host_delay(&stall), "{stall}");
     }
+}
+
+/// Blocks in one poll, before and after the stop, each time for several thresholds.
+fn block() {
+    let runtime = runtime(1);
+    let monitor = builder_for(&runtime).spawn().unwrap();
+    let handler = monitor.instrument("blocks", async {
+        thread::sleep(Duration::from_millis(200));
+        println!("working");
+        // The parent stops the process in one of these.
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(40));
+        }
+    });
+    runtime.block_on(runtime.spawn(handler)).unwrap();
+    let reported = || monitor.recent_stalls().into_iter().find(|stall| !stall.is_in_progress());
+    eventually("the stall is reported", || reported().is_some());
+    let stall = reported().unwrap();
+    let own = stall.cpu_time() + stall.off_cpu_time();
+    let host = stall.run_queue_time() + stall.stopped_time();
+    assert_eq!(stall.cause(), Cause::Blocked, "{stall}");
+    assert_eq!(own + host, stall.duration(), "{stall}");
+    // The stop of 600 ms, without what it shares with a pause of the watchdog.
+    assert!(stall.stopped_time() >= Duration::from_millis(500), "{stall}");
+    assert!(own >= Duration::from_millis(200), "{stall}");
 }

@@ -393,6 +393,60 @@ fn websocket_router(monitor: &StallMonitor) -> Router {
     Router::new().route("/echo", any(upgrade)).layer(monitor.layer())
 }
 
+/// As `examples/websocket.rs`: the name is that of the route.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_a_websocket_that_stalls_is_reported_under_its_route() {
+    use axum::extract::{MatchedPath, State};
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite;
+
+    const LONG: Duration = Duration::from_millis(150);
+    async fn work(mut socket: WebSocket) {
+        while let Some(Ok(Message::Text(text))) = socket.recv().await {
+            match text.as_str() {
+                "block" => std::thread::sleep(LONG),
+                _ => {
+                    let start = std::time::Instant::now();
+                    while start.elapsed() < LONG {}
+                }
+            }
+            socket.send(Message::Text(text)).await.unwrap();
+        }
+    }
+    async fn live(
+        upgrade: WebSocketUpgrade,
+        path: MatchedPath,
+        State(monitor): State<StallMonitor>,
+    ) -> axum::response::Response {
+        upgrade.on_upgrade(move |socket| monitor.instrument(path.as_str(), work(socket)))
+    }
+    let monitor = support::builder().spawn().unwrap();
+    let router = Router::new()
+        .route("/live/{room}", any(live))
+        .layer(monitor.layer())
+        .with_state(monitor.clone());
+    let addr = serve_router(router).await;
+    let (mut socket, _) =
+        tokio_tungstenite::connect_async(format!("ws://{addr}/live/7")).await.unwrap();
+
+    let stalls = || {
+        let of_route = |stall: &tower_stall::Stall| {
+            (stall.method(), stall.route()) == ("TASK", "/live/{room}") && stall.duration() >= LONG
+        };
+        support::ended(&monitor).into_iter().filter(of_route).collect::<Vec<_>>()
+    };
+    for (number, message) in ["block", "compute"].into_iter().enumerate() {
+        socket.send(tungstenite::Message::text(message)).await.unwrap();
+        timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap();
+        eventually("the message is reported", || stalls().len() > number);
+    }
+    if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
+        let blocked = &stalls()[0];
+        let location = blocked.location().expect("a blocked thread has a line");
+        assert!(location.to_string().contains("servers.rs"), "{blocked:#}");
+    }
+}
+
 /// Its request counts once, as `1xx`, and its instrumented task is in flight until it is closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_is_measured_while_open() {

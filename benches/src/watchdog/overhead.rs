@@ -13,7 +13,14 @@ use crate::variants::Variant;
 use crate::workload::Workload;
 
 /// The threads of a monitor.
-const THREADS: [&str; 3] = ["tower-stall-watch", "tower-stall-report", "tower-stall-rescue"];
+const THREADS: [&str; 6] = [
+    "tower-stall-watch",
+    "tower-stall-symbols",
+    "tower-stall-report",
+    "tower-stall-log",
+    "tower-stall-export",
+    "tower-stall-rescue",
+];
 /// The prefix of the names of tokio's worker threads.
 const WORKERS: &str = "tokio";
 const SECONDS: u64 = 4;

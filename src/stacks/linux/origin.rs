@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::paths::STD_DEPENDENCIES;
+use super::paths;
 use super::symbols::Symbol;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +25,14 @@ impl Origin {
         let Some(file) = symbol.file.as_deref() else {
             return if symbol.is_program { Self::of_name(&symbol.function) } else { Self::Native };
         };
-        let has = |part: &str| file.contains(part);
-        if has("/rustc/") || has("/lib/rustlib/src/rust/") {
+        if paths::in_std(file).is_some() {
             Self::Std
-        } else if file.starts_with(STD_DEPENDENCIES)
-            || has("/registry/src/")
-            || has("/git/checkouts/")
-            || has("/vendor/")
-        {
-            Self::Dependency
-        } else if has("/build/") && has("/out/") && has("/target/") {
-            Self::Generated
         } else if source_dir().is_some_and(|dir| file.starts_with(dir)) {
             Self::TowerStall
+        } else if paths::in_dependency(file).is_some() {
+            Self::Dependency
+        } else if paths::is_generated(file) {
+            Self::Generated
         } else if file.ends_with(".rs") {
             // Code that the compiler generates in the application has no line.
             if symbol.line.is_some() { Self::Application } else { Self::Generated }
@@ -103,12 +98,32 @@ mod tests {
         assert_eq!(origin("src/main.rs", 1), Origin::Application);
         assert_eq!(origin("/home/me/app/src/main.rs", 0), Origin::Generated);
         assert_eq!(
-            origin("/home/me/app/target/debug/build/api-1f/out/api.rs", 3),
+            origin("/home/me/app/target/debug/build/api-0123456789abcdef/out/api.rs", 3),
             Origin::Generated
         );
         assert_eq!(origin("/home/me/.cargo/git/checkouts/x-1/src/lib.rs", 3), Origin::Dependency);
         assert_eq!(origin("/usr/lib/rustlib/src/rust/library/std/src/io.rs", 3), Origin::Std);
         assert_eq!(origin("./nptl/futex.c", 3), Origin::Native);
+        for std in [
+            "/usr/src/rustc-1.85.0/library/std/src/thread/mod.rs",
+            "/rustc/4d91de4e48198da2e33413efdcd9cd2cc0c46688/library/core/src/ptr/mod.rs",
+            "/sysroot/library/alloc/src/vec/mod.rs",
+        ] {
+            assert_eq!(origin(std, 3), Origin::Std, "{std}");
+        }
+        for dependency in [
+            "/deps/hyper-1.6.0/src/proto/mod.rs",
+            "/deps/serde-1.0.0-rc.1/src/lib.rs",
+            "/home/me/app/vendor/tokio/src/lib.rs",
+            "/nix/store/abc-vendor/x-0.1.2/src/lib.rs",
+        ] {
+            assert_eq!(origin(dependency, 3), Origin::Dependency, "{dependency}");
+        }
+        for application in ["/home/me/app-2/src/main.rs", "/src/app-1.2.3/crates/core/src/a.rs"] {
+            assert_eq!(origin(application, 3), Origin::Application, "{application}");
+        }
+        let generated = "/tmp/out-dir/release/build/api-0123456789abcdef/out/api.rs";
+        assert_eq!(origin(generated, 3), Origin::Generated);
         assert_eq!(Origin::of(&native("futex_wait")), Origin::Native);
     }
 }

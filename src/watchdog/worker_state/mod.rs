@@ -268,5 +268,6 @@ pub(super) fn batch(threshold: u64) -> u64 {
     threshold.saturating_mul(POLLS_PER_BATCH)
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests;

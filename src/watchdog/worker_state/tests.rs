@@ -1,5 +1,5 @@
 use super::*;
-use crate::os::{BlockedIn, Syscall};
+use crate::os::{BlockedIn, Syscall, Tid};
 
 const LIMITS: WorkerLimits =
     WorkerLimits { suspect: 5, blocked: 25, running: 500, running_beside_idle: 200, batch: 1_500 };
@@ -8,6 +8,7 @@ const LIMITS: WorkerLimits =
 fn sample(state: ThreadState, timeslices: u64) -> Option<WorkerSample> {
     let stat = SchedStat { run_delay: Duration::ZERO, timeslices };
     let sample = ThreadSample {
+        thread: Tid(1),
         at: Duration::ZERO,
         cpu: Duration::ZERO,
         run_delay: Duration::ZERO,

@@ -1,0 +1,78 @@
+//! The symbolizer's thread. It may be slow: the first stack reads the debug information of the
+//! program.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::blocking_pool;
+use super::log::Log;
+use super::outputs::Outputs;
+use crate::stacks::{Capture, CaptureResult, SymbolizedStack, Symbolizer};
+use crate::state::{MonitorState, StackSample};
+
+pub(crate) struct SymbolLoop {
+    monitor: Arc<MonitorState>,
+    symbolizer: Symbolizer,
+    log: Arc<Log>,
+}
+
+impl SymbolLoop {
+    pub(crate) fn new(monitor: Arc<MonitorState>, outputs: &Outputs) -> Self {
+        Self { monitor, symbolizer: Symbolizer::new(), log: Arc::clone(&outputs.log) }
+    }
+
+    /// Runs until the queue is closed.
+    pub(crate) fn run(mut self) {
+        loop {
+            // Read before the work: the watchdog has ended then, and captures nothing more.
+            let is_closed = self.monitor.queue.is_closed();
+            while let Some(capture) = self.monitor.capture_pool.next() {
+                self.symbolize(capture);
+            }
+            blocking_pool::report_if_due(&self.monitor, &mut self.symbolizer, &self.log);
+            if is_closed {
+                return;
+            }
+            std::thread::park();
+        }
+    }
+
+    /// Symbolizes a captured stack, and tells the reporter.
+    fn symbolize(&mut self, capture: Capture) {
+        let symbolizer = &mut self.symbolizer;
+        let result = catch_unwind(AssertUnwindSafe(|| symbolizer.symbolize(&capture)));
+        let symbolized = result.unwrap_or_else(|_| {
+            // Its caches may be inconsistent.
+            self.symbolizer = Symbolizer::new();
+            None
+        });
+        let pool = &self.monitor.capture_pool;
+        match symbolized {
+            Some(stack) => {
+                pool.count(CaptureResult::Captured);
+                self.add_sample(&capture, stack);
+            }
+            None => pool.count(CaptureResult::Torn),
+        }
+        pool.finish(capture);
+        self.monitor.queue.notify();
+    }
+
+    fn add_sample(&self, capture: &Capture, stack: SymbolizedStack) {
+        let (monitor, request) = (&self.monitor, capture.request);
+        let sample = StackSample {
+            age: request.age + monitor.clock.ticks(capture.delay),
+            blocked_in: capture.blocked_in,
+            role: stack.role,
+            lacks_lines: stack.lacks_lines,
+            fd_target: capture.fd_target.map(|target| target.as_str().into()),
+            frames: stack.frames.into(),
+        };
+        monitor.history.lock().samples.push(request.id, sample);
+        if stack.role.is_off_worker() {
+            monitor.set_off_worker(request.id, stack.role);
+            // The gauges of stalls in progress have changed.
+            monitor.queue.request_flush();
+        }
+    }
+}
