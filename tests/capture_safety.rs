@@ -121,6 +121,32 @@ fn without_signals_no_system_call_is_interrupted() {
     assert!(!monitor.recent_stalls()[0].frames().is_empty());
 }
 
+/// Runs a task that sleeps until it is reported, and returns what the report says is missing.
+fn missing_of_a_sleep(runtime: &Runtime, monitor: &StallMonitor) -> Option<String> {
+    let naps = async { thread::sleep(Duration::from_millis(100)) };
+    runtime.block_on(runtime.spawn(monitor.instrument("nap", naps))).unwrap();
+    let stall = || monitor.recent_stalls().into_iter().find(|stall| !stall.is_in_progress());
+    eventually("it is reported", || stall().is_some());
+    stall().unwrap().missing().map(str::to_owned)
+}
+
+#[test]
+fn without_a_free_file_descriptor_the_report_says_so() {
+    support::in_own_process(|| {
+        let (runtime, monitor) = start(false);
+        let mut files = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            files.push(file);
+        }
+        let missing = missing_of_a_sleep(&runtime, &monitor);
+        drop(files);
+        assert!(missing.unwrap().contains("no file descriptor is free"));
+        assert!(
+            scrape().sum("tower_stall_stack_captures_total", &[("result", "no_descriptor")]) > 0.0
+        );
+    });
+}
+
 /// A stack is missing if the thread did not respond in time: in 2 of 140 stalls. If it were 1 in
 /// 20, 1 monitor in 1000 would miss 4 of 10 and fail. Sampling that fails every second time
 /// passes 1 run in 30.
@@ -173,9 +199,12 @@ fn few_stacks_are_torn_in_a_storm_of_stalls_and_panics() {
     tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
     let captures = |result| scrape().sum("tower_stall_stack_captures_total", &[("result", result)]);
     eventually("some were captured", || captures("captured") > 0.0);
-    let (captured, torn, timeout) = (captures("captured"), captures("torn"), captures("timeout"));
+    let (captured, timeout) = (captures("captured"), captures("timeout"));
+    let (torn, inconsistent) = (captures("torn"), captures("inconsistent"));
+    let torn = torn + inconsistent;
     println!(
-        "captured {captured}, torn {torn}, timeout {timeout}, running {}",
+        "captured {captured}, torn {torn}, of these inconsistent {inconsistent}, timeout {timeout}, \
+         running {}",
         captures("running")
     );
     // A thread that gets no core within 100 ms does not respond, which is not counted as torn.

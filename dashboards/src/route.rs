@@ -231,20 +231,16 @@ fn in_flight() -> Panel {
 }
 
 fn handed_off() -> Panel {
-    let polls = |metric: &str| {
-        format!("topk(10, {})", rate("method, route", &format!("{metric}{{$route}}")))
-    };
+    let polls = rate("method, route", "tower_stall_handed_off_polls_total{$route}");
     Panel::bars(
         "Polls handed off",
-        "Long polls inside block_in_place, which hands the worker's core to another thread, and on \
-        threads that are not workers. They delay no other task, so they are not stalls of a \
-        worker, but each takes a thread.",
+        "Long polls inside block_in_place, which hands the worker's core to another thread. They \
+        delay no other task, so they are not stalls, but each takes a thread.",
     )
     .size(8, 8)
-    .query("{{method}} {{route}}", &polls("tower_stall_handed_off_polls_total"))
-    .query("{{method}} {{route}}, off worker", &polls("tower_stall_off_worker_polls_total"))
+    .query("{{method}} {{route}}", &format!("topk(10, {polls})"))
     .unit("eps")
-    .no_value("No such poll")
+    .no_value("No block_in_place")
 }
 
 fn oldest_request() -> Panel {

@@ -13,7 +13,7 @@ use super::gauges::{Aggregation, Gauges};
 use super::sample_budget::SampleQuota;
 use crate::os::Clock;
 use crate::shard::HistogramSnapshot;
-use crate::stacks::CaptureResult;
+use crate::stacks::CapturePool;
 use crate::watchdog::LagSnapshot;
 
 /// The values of the runtime and of the monitor at one moment.
@@ -34,7 +34,7 @@ pub(super) struct MonitorCounts {
     pub(super) overflowed: u64,
     pub(super) dropped: u64,
     pub(super) hook_panics: u64,
-    pub(super) captures: [u64; CaptureResult::ALL.len()],
+    pub(super) captures: [u64; CapturePool::RESULTS],
     pub(super) scans: u64,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct RuntimeSeries {
     overflowed: CounterDelta,
     dropped: CounterDelta,
     hook_panics: CounterDelta,
-    captures: [CounterDelta; CaptureResult::ALL.len()],
+    captures: [CounterDelta; CapturePool::RESULTS],
     scans: CounterDelta,
 }
 
@@ -99,8 +99,8 @@ impl RuntimeSeries {
             overflowed: counter(descriptions::ROUTES_OVERFLOWED),
             dropped: counter(descriptions::EVENTS_DROPPED),
             hook_panics: counter(descriptions::HOOK_PANICS),
-            captures: CaptureResult::ALL.map(|result| {
-                let result = vec![Label::from_static_parts("result", result.as_str())];
+            captures: CapturePool::labels().map(|result| {
+                let result = vec![Label::from_static_parts("result", result)];
                 CounterDelta::new(Key::from_parts(descriptions::STACK_CAPTURES.name, result))
             }),
             scans: counter(descriptions::WATCHDOG_TICKS),

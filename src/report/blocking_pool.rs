@@ -99,9 +99,9 @@ fn stack_of(
     let request = CaptureRequest { id, age: 0, stack_mark: u64::MAX };
     let target = TargetThread { tid: thread, state, sched_stat };
     let is_captured = sampler.capture(pool, request, &target, |_| true);
-    let capture = is_captured.then(|| pool.next()).flatten();
+    let capture = is_captured.and_then(Result::ok).and_then(|()| pool.next());
     let Some(capture) = capture else { return "blocked".to_owned() };
-    let frames = symbolizer.symbolize(&capture).map(|stack| stack.frames);
+    let frames = symbolizer.symbolize(&capture).ok().map(|stack| stack.frames);
     pool.finish(capture);
     match frames {
         Some(frames) if !frames.is_empty() => frames_text(&frames),

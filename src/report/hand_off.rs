@@ -62,7 +62,7 @@ mod tests {
             age,
             blocked_in: None,
             role,
-            lacks_lines: false,
+            missing: None,
             fd_target: None,
             frames: [].into(),
         }

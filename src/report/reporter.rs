@@ -436,7 +436,7 @@ mod tests {
                 age: age * MILLI,
                 blocked_in: None,
                 role,
-                lacks_lines: false,
+                missing: None,
                 fd_target: None,
                 frames: frames.into(),
             };

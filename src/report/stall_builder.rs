@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::classify::{Classification, classify};
 use super::split::{HostDelay, HostDelays, split};
 use crate::os::Syscall;
+use crate::stacks::CaptureFailure;
 use crate::stall::{Cause, Missing, Stall};
 use crate::state::{DelayKind, MonitorState, StackSample, StallMessage, weighted};
 
@@ -111,17 +112,20 @@ impl<'a> StallBuilder<'a> {
             return Some(Missing::Stacks(reason));
         }
         if let Some(sample) = sample {
-            return sample.lacks_lines.then_some(Missing::Lines);
+            return sample.missing.map(Missing::Capture);
         }
-        match cause {
-            Cause::Cpu if !self.monitor.stack_signals => Some(Missing::Running),
+        let failure = || self.monitor.capture_failure(self.stall.id);
+        Some(match cause {
+            Cause::Cpu if !self.monitor.stack_signals => Missing::Capture(CaptureFailure::Running),
             _ if self.samples.is_empty() && self.monitor.capture_pool.is_pending(self.stall.id) => {
-                Some(Missing::NotSymbolized)
+                Missing::NotSymbolized
             }
-            _ if self.samples.is_empty() => Some(Missing::NotCaptured),
-            Cause::Cpu => Some(Missing::OnlyBlocked),
-            _ => Some(Missing::OnlyRunning),
-        }
+            _ if self.samples.is_empty() => {
+                Missing::Capture(failure().unwrap_or(CaptureFailure::Ended))
+            }
+            Cause::Cpu => Missing::OnlyBlocked,
+            _ => Missing::OnlyRunning,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::blocking_pool;
 use super::log::Log;
 use super::outputs::Outputs;
-use crate::stacks::{Capture, CaptureResult, SymbolizedStack, Symbolizer};
+use crate::stacks::{Capture, CaptureFailure, SymbolizedStack, Symbolizer};
 use crate::state::{MonitorState, StackSample};
 
 pub(crate) struct SymbolLoop {
@@ -44,15 +44,16 @@ impl SymbolLoop {
         let symbolized = result.unwrap_or_else(|_| {
             // Its caches may be inconsistent.
             self.symbolizer = Symbolizer::new();
-            None
+            Err(CaptureFailure::Inconsistent)
         });
+        let failure = symbolized.as_ref().map_or_else(|failure| Some(*failure), |it| it.missing);
         let pool = &self.monitor.capture_pool;
-        match symbolized {
-            Some(stack) => {
-                pool.count(CaptureResult::Captured);
-                self.add_sample(&capture, stack);
-            }
-            None => pool.count(CaptureResult::Torn),
+        pool.count(failure.map_or(Ok(()), Err));
+        if let Some(failure) = failure {
+            self.monitor.set_capture_failure(capture.request.id, failure);
+        }
+        if let Ok(stack) = symbolized {
+            self.add_sample(&capture, stack);
         }
         pool.finish(capture);
         self.monitor.queue.notify();
@@ -64,7 +65,7 @@ impl SymbolLoop {
             age: request.age + monitor.clock.ticks(capture.delay),
             blocked_in: capture.blocked_in,
             role: stack.role,
-            lacks_lines: stack.lacks_lines,
+            missing: stack.missing,
             fd_target: capture.fd_target.map(|target| target.as_str().into()),
             frames: stack.frames.into(),
         };

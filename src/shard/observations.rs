@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::thread_samples::{ThreadSample, ThreadSamples};
 use super::time_breakdown::TimeBreakdown;
+use crate::stall::CaptureFailure;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The observations of one thread. The watchdog writes them, except where a field says otherwise;
@@ -33,6 +34,9 @@ pub(crate) struct PollObservations {
     /// The last poll that gave up its worker, but whose worker did not go on; and its age when it
     /// was last found so, in ticks.
     stranded: [AtomicU64; 2],
+    /// Why the last attempt to capture a stack failed, and of which poll: see `encode`. Also written
+    /// by the reporter.
+    capture_failure: AtomicU64,
     /// The worker's counters at the first sample.
     first_counters: [AtomicU64; 2],
     samples: ThreadSamples,
@@ -91,6 +95,16 @@ impl PollObservations {
 
     fn is_stranded(&self, start: u64) -> bool {
         get(&self.stranded[0]) == start
+    }
+
+    /// Returns why the last attempt to capture a stack of the poll that began at `start` failed.
+    pub(crate) fn capture_failure(&self, start: u64) -> Option<CaptureFailure> {
+        let word = get(&self.capture_failure);
+        CaptureFailure::ALL.into_iter().find(|failure| word == encode(start, *failure))
+    }
+
+    pub(crate) fn set_capture_failure(&self, start: u64, failure: CaptureFailure) {
+        set(&self.capture_failure, encode(start, failure));
     }
 
     /// Starts to observe a poll, unless that has been done.
@@ -184,6 +198,13 @@ impl PollObservations {
     }
 }
 
+/// Puts a poll and a failure into one word. The bits that are lost repeat after centuries.
+fn encode(start: u64, failure: CaptureFailure) -> u64 {
+    const BITS: u32 = 5;
+    const { assert!(CaptureFailure::COUNT < 1 << BITS) };
+    start << BITS | (failure as u64 + 1)
+}
+
 fn get(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
@@ -238,6 +259,17 @@ mod tests {
         assert!(observations.is_handed_off(7) && !observations.waits_for_hand_off(7));
         let breakdown = observations.breakdown(7).unwrap();
         assert_eq!((breakdown.handed_off, breakdown.stranded_for), (true, Some(1_500)));
+    }
+
+    #[test]
+    fn a_failure_is_that_of_one_poll() {
+        let observations = PollObservations::default();
+        assert_eq!(observations.capture_failure(0), None);
+        for failure in CaptureFailure::ALL {
+            observations.set_capture_failure(1 << 50 | 7, failure);
+            assert_eq!(observations.capture_failure(1 << 50 | 7), Some(failure));
+            assert_eq!(observations.capture_failure(8), None);
+        }
     }
 
     #[test]

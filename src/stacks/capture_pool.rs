@@ -9,24 +9,13 @@ use crossbeam_queue::ArrayQueue;
 
 use super::pending_captures::PendingCaptures;
 use super::snapshot::{CAPACITY, DEEP_CAPACITY};
-use super::{CaptureRequest, StackSnapshot};
+use super::{CaptureFailure, CaptureRequest, StackSnapshot};
 use crate::os::{FdTarget, Syscall};
 use crate::shard::PollId;
 use crate::sync::{AtomicU64, Ordering};
 
-/// How an attempt to capture a stack ended; the label `result`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CaptureResult {
-    Captured,
-    /// The thread continued meanwhile, or the stack was inconsistent.
-    Torn,
-    /// The thread was running, and signals are disabled.
-    Running,
-    /// The thread did not respond to the signal.
-    Timeout,
-    /// Not supported on this platform.
-    Unsupported,
-}
+/// How an attempt to capture a stack ended.
+pub(crate) type CaptureResult = Result<(), CaptureFailure>;
 
 /// A captured stack.
 #[derive(Debug)]
@@ -51,29 +40,14 @@ pub(crate) struct CapturePool {
     pending: PendingCaptures,
     symbolizer: OnceLock<Thread>,
     /// Relaxed: counts by themselves.
-    results: [AtomicU64; CaptureResult::ALL.len()],
-}
-
-// === impl CaptureResult ===
-
-impl CaptureResult {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Captured, Self::Torn, Self::Running, Self::Timeout, Self::Unsupported];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Captured => "captured",
-            Self::Torn => "torn",
-            Self::Running => "running",
-            Self::Timeout => "timeout",
-            Self::Unsupported => "unsupported",
-        }
-    }
+    results: [AtomicU64; CapturePool::RESULTS],
 }
 
 // === impl CapturePool ===
 
 impl CapturePool {
+    /// The number of results.
+    pub(crate) const RESULTS: usize = CaptureFailure::COUNT + 1;
     /// The number of captures that can be in use at the same time is twice that of workers, which
     /// may all be stalled at once, within these bounds.
     const MIN_BUFFERS: usize = 16;
@@ -177,11 +151,21 @@ impl CapturePool {
     }
 
     pub(crate) fn count(&self, result: CaptureResult) {
-        self.results[result as usize].fetch_add(1, Ordering::Relaxed);
+        let index = result.err().map_or(0, |failure| failure as usize + 1);
+        self.results[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn counts(&self) -> [u64; CaptureResult::ALL.len()] {
-        CaptureResult::ALL.map(|result| self.results[result as usize].load(Ordering::Relaxed))
+    /// Returns the number of attempts for each of [`labels`](Self::labels).
+    pub(crate) fn counts(&self) -> [u64; Self::RESULTS] {
+        std::array::from_fn(|index| self.results[index].load(Ordering::Relaxed))
+    }
+
+    /// Returns the values of the label `result`.
+    pub(crate) fn labels() -> [&'static str; Self::RESULTS] {
+        std::array::from_fn(|index| match index.checked_sub(1) {
+            None => "captured",
+            Some(failure) => CaptureFailure::ALL[failure].label(),
+        })
     }
 }
 
@@ -214,6 +198,17 @@ mod tests {
         assert!(pool.is_low());
         in_use.into_iter().for_each(|stack| pool.recycle(stack));
         assert!(!pool.is_low());
+    }
+
+    #[test]
+    fn each_result_is_counted_under_its_label() {
+        let pool = CapturePool::new(false, 1);
+        pool.count(Ok(()));
+        CaptureFailure::ALL.into_iter().for_each(|failure| pool.count(Err(failure)));
+        pool.count(Err(CaptureFailure::NoSymbols));
+        let counts: Vec<_> = CapturePool::labels().into_iter().zip(pool.counts()).collect();
+        assert_eq!((counts[0], counts[1]), (("captured", 1), ("torn", 1)));
+        assert_eq!(counts[CapturePool::RESULTS - 1], ("no_symbols", 2));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::stall::Frame;
 pub(crate) use self::capture_pool::{Capture, CapturePool, CaptureResult};
 pub(crate) use self::system::{StackSampler, Symbolizer, unsupported};
 pub(crate) use self::thread_role::ThreadRole;
+pub(crate) use crate::stall::CaptureFailure;
 
 use self::snapshot::StackSnapshot;
 
@@ -54,6 +55,6 @@ pub(crate) struct SymbolizedStack {
     /// From the innermost call to the handler.
     pub(crate) frames: Vec<Frame>,
     pub(crate) role: ThreadRole,
-    /// Whether the program has no line tables.
-    pub(crate) lacks_lines: bool,
+    /// Why it shows no line of the application.
+    pub(crate) missing: Option<CaptureFailure>,
 }

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::{Capture, CapturePool, CaptureRequest, SymbolizedStack, TargetThread};
+use super::{
+    Capture, CaptureFailure, CapturePool, CaptureRequest, CaptureResult, SymbolizedStack,
+    TargetThread,
+};
 use crate::shard::PollId;
 
 #[derive(Debug)]
@@ -31,12 +34,20 @@ impl StackSampler {
         _: CaptureRequest,
         _: &TargetThread,
         _: impl Fn(PollId) -> bool,
-    ) -> bool {
-        false
+    ) -> Option<CaptureResult> {
+        Some(Err(CaptureFailure::Unsupported))
     }
 
-    pub(crate) fn collect(&mut self, _: &CapturePool, _: impl Fn(PollId) -> bool) -> bool {
-        false
+    pub(crate) fn refusal(&self) -> CaptureFailure {
+        CaptureFailure::Unsupported
+    }
+
+    pub(crate) fn collect(
+        &mut self,
+        _: &CapturePool,
+        _: impl Fn(PollId) -> bool,
+    ) -> Option<(PollId, CaptureResult)> {
+        None
     }
 }
 
@@ -45,7 +56,7 @@ impl Symbolizer {
         Self
     }
 
-    pub(crate) fn symbolize(&mut self, _: &Capture) -> Option<SymbolizedStack> {
-        None
+    pub(crate) fn symbolize(&mut self, _: &Capture) -> Result<SymbolizedStack, CaptureFailure> {
+        Err(CaptureFailure::Unsupported)
     }
 }

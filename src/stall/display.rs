@@ -145,7 +145,7 @@ impl fmt::Display for Millis {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Frame, Location, Missing, TimeSplit};
+    use super::super::{CaptureFailure, Frame, Location, Missing, TimeSplit};
     use super::*;
 
     fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
@@ -229,7 +229,7 @@ mod tests {
             in_flight: 0,
             worker: None,
             phase: Phase::Body,
-            missing: Some(Missing::Running),
+            missing: Some(Missing::Capture(CaptureFailure::Running)),
             frames: Arc::from([]),
             ..documented()
         };

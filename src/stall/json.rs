@@ -58,14 +58,15 @@ impl Serialize for Stall {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Missing;
+    use super::super::{CaptureFailure, Missing};
     use super::*;
 
     #[test]
     fn the_shape_is_the_documented_one() {
         let location = Some(Location { file: "src/billing.rs".into(), line: 87 });
         let frame = Frame { function: "invoices".into(), location, is_application: true };
-        let stall = Stall { missing: Some(Missing::Lines), ..Stall::for_tests([frame]) };
+        let missing = Missing::Capture(CaptureFailure::NoLines);
+        let stall = Stall { missing: Some(missing), ..Stall::for_tests([frame]) };
         let expected = serde_json::json!({
             "method": "GET",
             "route": "/report",
@@ -90,7 +91,7 @@ mod tests {
                 "location": { "file": "src/billing.rs", "line": 87 },
                 "is_application": true,
             }],
-            "missing": Missing::Lines.as_str(),
+            "missing": missing.as_str(),
         });
         assert_eq!(serde_json::to_value(stall).unwrap(), expected);
     }

@@ -1,5 +1,6 @@
 //! A stall, as it is reported.
 
+mod capture_failure;
 mod cause;
 mod display;
 mod frame;
@@ -12,6 +13,7 @@ mod time_split;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::capture_failure::CaptureFailure;
 pub use self::cause::Cause;
 pub use self::frame::{Frame, Location};
 pub(crate) use self::missing::Missing;

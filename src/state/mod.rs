@@ -38,9 +38,10 @@ use self::worker_threads::current_worker;
 use crate::os::{Clock, Tid};
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
-    BucketBounds, Notifier, PollContext, PollId, PollInfo, RouteTotals, Shard, Shards, Thresholds,
+    BucketBounds, Notifier, PollContext, PollId, PollInfo, PollObservations, RouteTotals, Shard,
+    Shards, Thresholds,
 };
-use crate::stacks::{CapturePool, ThreadRole};
+use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
 
 pub(crate) struct MonitorState {
     pub(crate) clock: Clock,
@@ -226,6 +227,33 @@ impl MonitorState {
                 }
             }
         }
+    }
+
+    /// Records why an attempt to capture a stack of a poll has failed.
+    pub(crate) fn set_capture_failure(&self, id: PollId, failure: CaptureFailure) {
+        self.observations(id)
+            .for_each(|observations| observations.set_capture_failure(id.start, failure));
+    }
+
+    /// Returns why the last attempt to capture a stack of a poll has failed.
+    pub(crate) fn capture_failure(&self, id: PollId) -> Option<CaptureFailure> {
+        self.observations(id).find_map(|observations| observations.capture_failure(id.start))
+    }
+
+    /// Returns what has been observed of the thread or the worker of a poll.
+    fn observations(&self, id: PollId) -> impl Iterator<Item = &PollObservations> {
+        let measured = self
+            .shards
+            .iter()
+            .filter(move |shard| shard.poll_id(id.start) == id)
+            .map(|shard| &shard.observations);
+        let unattributed = self
+            .unattributed
+            .iter()
+            .enumerate()
+            .filter(move |(worker, _)| UnattributedPoll::id(*worker, id.start) == id)
+            .map(|(_, poll)| &poll.observations);
+        measured.chain(unattributed)
     }
 }
 

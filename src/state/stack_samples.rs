@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::os::Syscall;
 use crate::shard::PollId;
-use crate::stacks::ThreadRole;
+use crate::stacks::{CaptureFailure, ThreadRole};
 use crate::stall::{Frame, Location};
 
 /// One symbolized stack of a poll.
@@ -16,7 +16,8 @@ pub(crate) struct StackSample {
     /// The system call that the thread was blocked in; `None` if it was running.
     pub(crate) blocked_in: Option<Syscall>,
     pub(crate) role: ThreadRole,
-    pub(crate) lacks_lines: bool,
+    /// Why it shows no line of the application.
+    pub(crate) missing: Option<CaptureFailure>,
     /// What the file descriptor of the system call refers to.
     pub(crate) fd_target: Option<Arc<str>>,
     pub(crate) frames: Arc<[Frame]>,
@@ -85,7 +86,7 @@ mod tests {
             age,
             blocked_in: None,
             role: ThreadRole::Unknown,
-            lacks_lines: false,
+            missing: None,
             fd_target: None,
             frames: [].into(),
         }

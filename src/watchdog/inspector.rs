@@ -11,7 +11,7 @@ use super::worker_state::{WorkerSample, batch};
 use crate::os::{self, SchedStat, ThreadState, Tid};
 use crate::routes::Routes;
 use crate::shard::{PollInfo, Shard, ThreadSample};
-use crate::stacks::{CaptureRequest, CaptureResult, StackSampler, TargetThread};
+use crate::stacks::{CaptureFailure, CaptureRequest, StackSampler, TargetThread};
 use crate::state::{MonitorState, StallInProgress};
 
 pub(super) struct PollInspector {
@@ -98,6 +98,8 @@ impl PollInspector {
             let counters = self.counters(stall, &thread);
             observations.record(start, &thread.sample, counters);
             self.capture_if_due(stall, &thread.target, is_report_due);
+        } else {
+            self.note_refusal(stall);
         }
         if is_report_due && !observations.is_handed_off(start) {
             self.monitor.queue.push_in_progress(stall.to_report(&self.monitor));
@@ -131,15 +133,19 @@ impl PollInspector {
         let interval = age.min(monitor.clock.ticks(MAX_CAPTURE_INTERVAL));
         if monitor.stacks_missing.is_some() {
             if monitor.stacks_requested {
-                monitor.capture_pool.count(CaptureResult::Unsupported);
+                monitor.capture_pool.count(Err(CaptureFailure::Unsupported));
             }
             observations.set_next_capture(is_blocked, age + interval);
             return;
         }
         let request = CaptureRequest { id: stall.id, age, stack_mark: stall.poll.stack_mark };
-        let is_captured = self
+        let result = self
             .sampler
             .capture(&monitor.capture_pool, request, target, |id| monitor.is_running(id));
+        if let Some(Err(failure)) = result {
+            observations.set_capture_failure(stall.poll.start, failure);
+        }
+        let is_captured = result == Some(Ok(()));
         self.has_captures |= is_captured;
         // A torn stack, or a signal without a response, is tried again at the next scan.
         if is_captured || !(is_blocked || monitor.stack_signals) {
@@ -150,8 +156,24 @@ impl PollInspector {
     /// Collects the stack that a signal has delivered since the last scan.
     pub(super) fn collect(&mut self) {
         let monitor = &self.monitor;
-        self.has_captures |=
-            self.sampler.collect(&monitor.capture_pool, |id| monitor.is_running(id));
+        match self.sampler.collect(&monitor.capture_pool, |id| monitor.is_running(id)) {
+            Some((_, Ok(()))) => self.has_captures = true,
+            Some((id, Err(failure))) => monitor.set_capture_failure(id, failure),
+            None => {}
+        }
+    }
+
+    /// Notes why a thread could not be sampled, once for each stack that is due.
+    fn note_refusal(&self, stall: &StallInProgress<'_>) {
+        let (monitor, observations, age) = (&self.monitor, stall.observations, stall.age);
+        let is_due = age >= self.first_capture_age() && observations.is_capture_due(age, true);
+        if is_due && monitor.stacks_missing.is_none() {
+            let failure = self.sampler.refusal();
+            monitor.capture_pool.count(Err(failure));
+            observations.set_capture_failure(stall.poll.start, failure);
+            let interval = age.min(monitor.clock.ticks(MAX_CAPTURE_INTERVAL));
+            observations.set_next_capture(true, age + interval);
+        }
     }
 
     /// Returns whether stacks were captured since the last call.

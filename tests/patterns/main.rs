@@ -148,15 +148,16 @@ fn stall_of(service: &Service, pattern: &Pattern) -> Stall {
 }
 
 /// Counts the events that explain a missing sample: the watchdog was late by more than 10 ms, or a
-/// thread did not respond to a signal in time, or, with `also_torn`, continued while its stack was
-/// copied.
+/// thread did not respond to a signal in time, or before its poll ended, or, with `also_torn`,
+/// continued while its stack was copied.
 fn missed_samples(also_torn: bool) -> u64 {
     let scrape = scrape();
     let count = |name, labels: &[_]| scrape.sum(name, labels) as u64;
     let scans = count("tower_stall_watchdog_late_seconds_count", &[]);
     let in_time = count("tower_stall_watchdog_late_seconds_bucket", &[("le", "0.01")]);
     let missed = |result| count("tower_stall_stack_captures_total", &[("result", result)]);
-    scans - in_time + missed("timeout") + if also_torn { missed("torn") } else { 0 }
+    let torn = if also_torn { missed("torn") + missed("inconsistent") } else { 0 };
+    scans - in_time + missed("timeout") + missed("ended") + torn
 }
 
 /// Sends a request, and returns the next stall of a route. Ignores short ones, which a busy machine

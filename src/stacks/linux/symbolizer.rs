@@ -2,8 +2,8 @@
 
 use super::symbols::Symbols;
 use super::unwind::{StopReason, Unwinder};
-use super::{thread_role, trim};
-use crate::stacks::{Capture, SymbolizedStack};
+use super::{missing, thread_role, trim};
+use crate::stacks::{Capture, CaptureFailure, SymbolizedStack};
 
 /// The number of calls that are symbolized. A deeper stack is a recursion, whose innermost and
 /// outermost calls count.
@@ -19,11 +19,14 @@ impl Symbolizer {
         Self { unwinder: Unwinder::new(), symbols: Symbols::new() }
     }
 
-    /// Returns `None` if the copy is torn.
-    pub(crate) fn symbolize(&mut self, capture: &Capture) -> Option<SymbolizedStack> {
+    /// Returns why not if the copy makes no sense.
+    pub(crate) fn symbolize(
+        &mut self,
+        capture: &Capture,
+    ) -> Result<SymbolizedStack, CaptureFailure> {
         let trace = self.unwinder.unwind(&capture.stack);
         if trace.end == StopReason::Inconsistent {
-            return None;
+            return Err(CaptureFailure::Inconsistent);
         }
         let calls = &trace.call_sites;
         let inner = &calls[..calls.len().min(MAX_CALLS / 2)];
@@ -36,9 +39,9 @@ impl Symbolizer {
         let mut frames = trim::trim(&symbols);
         let omitted = calls.len() - inner.len() - outer.len();
         trim::shorten(&mut frames, omitted, trace.end == StopReason::Truncated);
-        Some(SymbolizedStack {
+        Ok(SymbolizedStack {
             role: thread_role::role(&symbols, &trace),
-            lacks_lines: thread_role::lacks_lines(&symbols),
+            missing: missing::missing(&symbols, &frames, trace.end),
             frames,
         })
     }
@@ -84,7 +87,7 @@ mod tests {
                 state,
                 ThreadState::Blocked(blocked) if blocked.syscall.name() == Some("futex")
             );
-            if is_waiting && sampler.capture(&pool, request, &target, |_| true) {
+            if is_waiting && sampler.capture(&pool, request, &target, |_| true) == Some(Ok(())) {
                 return pool.next().unwrap();
             }
             thread::yield_now();
@@ -137,7 +140,7 @@ mod tests {
             assert_ne!(state, ThreadState::Running);
             let target = TargetThread { tid, state, sched_stat };
             let start = Instant::now();
-            assert!(sampler.capture(&pool, request, &target, |_| true));
+            assert_eq!(sampler.capture(&pool, request, &target, |_| true), Some(Ok(())));
             let copying = start.elapsed();
             let capture = pool.next().unwrap();
             let start = Instant::now();

@@ -1,4 +1,4 @@
-//! What a stack shows of its thread and its program.
+//! What a stack shows of its thread.
 
 use super::symbols::Symbol;
 use super::tokio_frame::TokioFrame;
@@ -58,12 +58,6 @@ fn all_are_known(symbols: &[Symbol]) -> bool {
 
 fn has_name(symbol: &Symbol) -> bool {
     !symbol.is_program || !symbol.is_unnamed
-}
-
-/// Returns whether the program was built without line tables.
-pub(super) fn lacks_lines(symbols: &[Symbol]) -> bool {
-    let mut own = symbols.iter().filter(|symbol| symbol.is_program).peekable();
-    own.peek().is_some() && own.all(|symbol| symbol.line.is_none())
 }
 
 #[cfg(not(tower_stall_loom))]
@@ -162,12 +156,5 @@ mod tests {
         let inlining = named("app::handler");
         assert_eq!(role(&[native("read"), inlining], &mark), ThreadRole::Unknown);
         assert_eq!(role(&[native("read"), unnamed(), handler], &mark), ThreadRole::Unknown);
-    }
-
-    #[test]
-    fn a_program_without_line_tables_is_recognized() {
-        assert!(lacks_lines(&[native("read"), unnamed()]));
-        assert!(!lacks_lines(&[unnamed(), application("main", 3)]));
-        assert!(!lacks_lines(&[native("read")]));
     }
 }
