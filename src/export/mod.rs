@@ -177,8 +177,7 @@ mod tests {
     use super::*;
     use crate::os::Clock;
     use crate::routes::Routes;
-    use crate::shard::PollId;
-    use crate::stall::{Cause, Stall};
+    use crate::stall::Cause;
     use crate::state::tests::state;
 
     const MILLI: u64 = 1_000_000;
@@ -236,14 +235,18 @@ mod tests {
         let monitor = state(Clock::Manual(Arc::new(std::sync::atomic::AtomicU64::new(MILLI))));
         let (recorder, mut exporter) =
             (Sequence::default(), Exporter::new(&monitor, Arc::default(), Arc::default()));
-        let id = PollId { shard: 0, start: 7 };
-        {
-            let mut history = monitor.history.lock();
-            let by_cause = history.stalls.entry(Routes::UNATTRIBUTED).or_default();
-            by_cause.entry(Cause::Cpu).or_default().add(&monitor.bounds, 100 * MILLI);
-            history.push(id, 8, Stall::for_tests([]));
-        }
-        exporter.flush_to(&recorder, &monitor);
+        let mut flush_a_stall = || {
+            {
+                let mut history = monitor.history.lock();
+                let by_cause = history.stalls.entry(Routes::UNATTRIBUTED).or_default();
+                by_cause.entry(Cause::Cpu).or_default().add(&monitor.bounds, 100 * MILLI);
+            }
+            recorder.take();
+            exporter.flush_to(&recorder, &monitor);
+        };
+        // Some series exist only after the first time.
+        flush_a_stall();
+        flush_a_stall();
         let sequence = recorder.take();
         let first = |name| sequence.iter().position(|(other, _)| other == name).unwrap();
         let counted = first("tower_stall_duration_seconds");

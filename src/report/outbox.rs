@@ -88,6 +88,7 @@ impl<T> Default for Outbox<T> {
     }
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 impl<T> Outbox<T> {
     /// Takes the entries that the receiver would get.

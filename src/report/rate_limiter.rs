@@ -70,6 +70,7 @@ impl RateLimiter {
     }
 }
 
+#[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 impl RateLimiter {
     /// Returns how many reports of a key may be written now.
