@@ -143,7 +143,7 @@ impl RouteStats {
         self.longest_poll
     }
 
-    /// Returns the number of stalls that have ended, whatever their cause.
+    /// Returns the number of stalls of worker threads that have ended, whatever their cause.
     #[must_use]
     pub fn stalls(&self) -> u64 {
         self.stalls

@@ -1,7 +1,7 @@
 //! Gives the spans of requests back to the runtime that they are of.
 //!
-//! A report keeps the span of its request open until its event is written. Whoever drops the last
-//! handle of a span closes it, and a subscriber may do anything then: export the span, wait for
+//! A report keeps the span of its request open until its event is written. The drop of
+//! the last handle closes a span, and a subscriber may do anything then: export the span, wait for
 //! that, use the current runtime. So the last handle is dropped where the request itself would
 //! have dropped it: on the runtime.
 

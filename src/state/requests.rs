@@ -25,8 +25,8 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// The largest number of activities, 16 MiB: should nobody scan, because a recorder hangs, then
-    /// bursts of requests leave up to as many behind.
+    /// The largest number of activities, 16 MiB. Without scans, because a recorder hangs, bursts of
+    /// requests leave up to as many behind.
     const MAX: u64 = 1 << 18;
 
     /// Returns the activity of a new record. If there are too many of them, no scan finds it.

@@ -1,7 +1,7 @@
 //! Which thread runs each worker, as tasks inside the runtime report it.
 //!
-//! Tokio moves a worker to another thread when a task calls `block_in_place`, and tells nobody. So
-//! a thread that has been seen as a worker keeps that role only until there is evidence against it.
+//! Tokio moves a worker to another thread when a task calls `block_in_place`, without notice.
+//! So a thread that has been seen as a worker keeps that role only until there is evidence against it.
 
 use tokio::runtime::Handle;
 

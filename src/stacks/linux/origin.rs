@@ -122,7 +122,7 @@ mod tests {
         for application in ["/home/me/app-2/src/main.rs", "/src/app-1.2.3/crates/core/src/a.rs"] {
             assert_eq!(origin(application, 3), Origin::Application, "{application}");
         }
-        let generated = "/tmp/out-dir/release/build/api-0123456789abcdef/out/api.rs";
+        let generated = "/build-dir/release/build/api-0123456789abcdef/out/api.rs";
         assert_eq!(origin(generated, 3), Origin::Generated);
         assert_eq!(Origin::of(&native("futex_wait")), Origin::Native);
     }
