@@ -25,14 +25,14 @@ pub(crate) use self::linux::{monotonic_nanos, read_process_memory};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::other::{
     CgroupCpuStat, FdTarget, cpu_time, process_cpu_time, sched_stat, thread_cpu_time,
-    thread_page_faults, thread_state,
+    thread_page_faults, thread_state, threads,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
     cgroup::CgroupCpuStat,
     fd_target::FdTarget,
     linux::{cpu_time, process_cpu_time, thread_cpu_time, thread_page_faults},
-    proc::{sched_stat, thread_state},
+    proc::{sched_stat, thread_state, threads},
 };
 
 /// A thread's id in the kernel. 0 means none.

@@ -20,6 +20,18 @@ pub(crate) fn sched_stat(thread: Tid) -> Option<SchedStat> {
     with_file(thread, "schedstat", parse_sched_stat)
 }
 
+/// Returns the threads of this process, with their names, of which the kernel keeps 15 bytes.
+/// Allocates.
+pub(crate) fn threads() -> Vec<(Tid, String)> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let named = tasks.filter_map(|task| {
+        let tid = task.file_name().to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((Tid(tid), name.trim_end().to_owned()))
+    });
+    named.collect()
+}
+
 fn with_file<T>(thread: Tid, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     let mut path = [0; 64];
     let mut rest = &mut path[..];
@@ -79,6 +91,13 @@ mod tests {
         let expected = SchedStat { run_delay: Duration::from_nanos(65_257), timeslices: 7 };
         assert_eq!(parse_sched_stat("291344 65257 7\n"), Some(expected));
         assert_eq!(parse_sched_stat("291344"), None);
+    }
+
+    #[test]
+    fn the_current_thread_is_listed_with_its_name() {
+        let listed = || threads().into_iter().find(|(tid, _)| *tid == Tid::current());
+        let thread = std::thread::Builder::new().name("listed".into()).spawn(listed).unwrap();
+        assert_eq!(thread.join().unwrap().unwrap().1, "listed");
     }
 
     #[test]

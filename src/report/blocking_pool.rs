@@ -11,7 +11,7 @@ use crate::os::{self, ThreadState, Tid};
 use crate::shard::PollId;
 use crate::stacks::{CapturePool, CaptureRequest, StackSampler, Symbolizer, TargetThread};
 use crate::stall::Frame;
-use crate::state::MonitorState;
+use crate::state::{MonitorState, TOKIO_THREAD_NAME};
 
 /// How long a closure must have waited for a thread.
 const FIRST_REPORT_AGE: Duration = Duration::from_secs(1);
@@ -19,8 +19,6 @@ const FIRST_REPORT_AGE: Duration = Duration::from_secs(1);
 const MAX_THREADS: usize = 512;
 /// The most distinct stacks that a report shows.
 const MAX_STACKS: usize = 8;
-/// The name that tokio gives to its threads, of which the kernel keeps 15 bytes.
-const TOKIO_NAME: &str = "tokio-rt-worker";
 
 /// Reports a pool in which a closure waits, if that is due.
 pub(super) fn report_if_due(monitor: &MonitorState, symbolizer: &mut Symbolizer, log: &Log) {
@@ -45,20 +43,14 @@ fn pool_threads(monitor: &MonitorState) -> Vec<Tid> {
     let workers: Vec<_> = (0..monitor.unattributed.len())
         .filter_map(|worker| monitor.worker_threads.thread(worker))
         .collect();
-    let mut names: Vec<_> = workers.iter().filter_map(|&thread| name(thread)).collect();
-    names.push(TOKIO_NAME.to_owned());
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let threads = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok().map(Tid));
-    threads
-        .filter(|thread| !workers.contains(thread))
-        .filter(|&thread| name(thread).is_some_and(|name| names.contains(&name)))
-        .take(MAX_THREADS)
-        .collect()
-}
-
-fn name(thread: Tid) -> Option<String> {
-    let name = std::fs::read_to_string(format!("/proc/self/task/{}/comm", thread.0)).ok()?;
-    Some(name.trim_end().to_owned())
+    let all = os::threads();
+    let is_worker = |thread: &Tid| workers.contains(thread);
+    let named = |name: &str| {
+        name == TOKIO_THREAD_NAME
+            || all.iter().any(|(worker, other)| is_worker(worker) && other == name)
+    };
+    let threads = all.iter().filter(|(thread, name)| !is_worker(thread) && named(name));
+    threads.map(|(thread, _)| *thread).take(MAX_THREADS).collect()
 }
 
 fn stacks_text(threads: &[Tid], symbolizer: &mut Symbolizer) -> String {

@@ -205,10 +205,10 @@ mod tests {
         let pool = CapturePool::new(false, 1);
         pool.count(Ok(()));
         CaptureFailure::ALL.into_iter().for_each(|failure| pool.count(Err(failure)));
-        pool.count(Err(CaptureFailure::NoSymbols));
+        pool.count(Err(CaptureFailure::NoThread));
         let counts: Vec<_> = CapturePool::labels().into_iter().zip(pool.counts()).collect();
         assert_eq!((counts[0], counts[1]), (("captured", 1), ("torn", 1)));
-        assert_eq!(counts[CapturePool::RESULTS - 1], ("no_symbols", 2));
+        assert_eq!(counts[CapturePool::RESULTS - 1], ("no_thread", 2));
     }
 
     #[test]

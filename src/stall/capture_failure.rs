@@ -32,10 +32,12 @@ pub(crate) enum CaptureFailure {
     NoLines,
     /// The program has no names either.
     NoSymbols,
+    /// It is not known which thread runs the worker.
+    NoThread,
 }
 
 impl CaptureFailure {
-    pub(crate) const COUNT: usize = 14;
+    pub(crate) const COUNT: usize = 15;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Torn,
         Self::Running,
@@ -51,6 +53,7 @@ impl CaptureFailure {
         Self::Truncated,
         Self::NoLines,
         Self::NoSymbols,
+        Self::NoThread,
     ];
 
     /// Returns the value of the label `result`.
@@ -70,6 +73,7 @@ impl CaptureFailure {
             Self::Truncated => "truncated",
             Self::NoLines => "no_lines",
             Self::NoSymbols => "no_symbols",
+            Self::NoThread => "no_thread",
         }
     }
 
@@ -129,6 +133,10 @@ impl CaptureFailure {
             Self::NoSymbols => {
                 "no line: the binary is stripped of its symbols; remove `strip` from the profile, \
                  and set `debug = \"line-tables-only\"`"
+            }
+            Self::NoThread => {
+                "no stack: it is not known which thread runs the worker, because the worker has \
+                 been occupied since the monitor was started, or since `block_in_place` moved it"
             }
         }
     }

@@ -29,7 +29,7 @@ pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
-pub(crate) use self::worker_threads::{WorkerThreads, is_on_worker};
+pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads, is_on_worker};
 
 use self::queue::ReportQueue;
 use self::requests::Requests;

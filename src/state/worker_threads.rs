@@ -8,15 +8,20 @@ use tokio::runtime::Handle;
 use crate::os::Tid;
 use crate::sync::{AtomicU64, Ordering};
 
+/// The name that tokio gives to its threads, of which the kernel keeps 15 bytes.
+pub(crate) const TOKIO_THREAD_NAME: &str = "tokio-rt-worker";
+
 /// One entry per worker.
 #[derive(Debug)]
 pub(crate) struct WorkerThreads(Box<[WorkerThread]>);
 
-/// Relaxed, both: each is true by itself, and a stale value is corrected by a later scan.
+/// Relaxed, all: each is true by itself, and a stale value is corrected by a later scan.
 #[derive(Debug)]
 struct WorkerThread {
     /// The kernel's id of the thread that was seen as this worker last; 0 if none is known.
     tid: AtomicU64,
+    /// The same of the thread that was seen as this worker first.
+    first_tid: AtomicU64,
     /// The polls of the monitor's own tasks on this worker. A change proves that the worker has
     /// come back to its scheduler.
     own_polls: AtomicU64,
@@ -24,14 +29,27 @@ struct WorkerThread {
 
 impl WorkerThreads {
     pub(super) fn new(workers: usize) -> Self {
-        let entry = |_| WorkerThread { tid: AtomicU64::new(0), own_polls: AtomicU64::new(0) };
+        let entry = |_| WorkerThread {
+            tid: AtomicU64::new(0),
+            first_tid: AtomicU64::new(0),
+            own_polls: AtomicU64::new(0),
+        };
         Self((0..workers).map(entry).collect())
     }
 
     /// Returns the thread that runs a worker, if it is known.
     pub(crate) fn thread(&self, worker: usize) -> Option<Tid> {
-        let tid = i32::try_from(self.0.get(worker)?.tid.load(Ordering::Relaxed)).ok()?;
-        (tid != 0).then_some(Tid(tid))
+        tid(&self.0.get(worker)?.tid)
+    }
+
+    /// Returns the first thread that was seen as a worker.
+    pub(crate) fn first_thread(&self, worker: usize) -> Option<Tid> {
+        tid(&self.0.get(worker)?.first_tid)
+    }
+
+    /// Returns the number of workers.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Returns whether no worker is known to run on a thread.
@@ -55,6 +73,9 @@ impl WorkerThreads {
             forget(entry, thread);
         }
         if let Some(entry) = self.0.get(worker) {
+            let (none, first) = (0, bits(thread));
+            let first_tid = &entry.first_tid;
+            let _ = first_tid.compare_exchange(none, first, Ordering::Relaxed, Ordering::Relaxed);
             entry.tid.store(bits(thread), Ordering::Relaxed);
         }
     }
@@ -77,6 +98,11 @@ impl WorkerThreads {
 fn forget(entry: &WorkerThread, thread: Tid) {
     let (known, none) = (bits(thread), 0);
     let _ = entry.tid.compare_exchange(known, none, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+fn tid(word: &AtomicU64) -> Option<Tid> {
+    let tid = i32::try_from(word.load(Ordering::Relaxed)).ok()?;
+    (tid != 0).then_some(Tid(tid))
 }
 
 fn bits(thread: Tid) -> u64 {
@@ -113,5 +139,7 @@ mod tests {
         assert!(threads.is_unknown(Tid(7)));
         threads.set(9, Tid(7));
         assert_eq!((threads.thread(9), threads.unknown()), (None, 2), "no such worker");
+        threads.set(1, Tid(9));
+        assert_eq!((threads.first_thread(1), threads.thread(1)), (Some(Tid(7)), Some(Tid(9))));
     }
 }

@@ -168,12 +168,22 @@ impl PollInspector {
         let (monitor, observations, age) = (&self.monitor, stall.observations, stall.age);
         let is_due = age >= self.first_capture_age() && observations.is_capture_due(age, true);
         if is_due && monitor.stacks_missing.is_none() {
-            let failure = self.sampler.refusal();
+            let failure = if self.is_thread_known(stall) {
+                self.sampler.refusal()
+            } else {
+                CaptureFailure::NoThread
+            };
             monitor.capture_pool.count(Err(failure));
             observations.set_capture_failure(stall.poll.start, failure);
             let interval = age.min(monitor.clock.ticks(MAX_CAPTURE_INTERVAL));
             observations.set_next_capture(true, age + interval);
         }
+    }
+
+    /// Returns whether the thread of a poll is known, which that of an unmeasured one may not be.
+    fn is_thread_known(&self, stall: &StallInProgress<'_>) -> bool {
+        let has_thread = |worker| self.monitor.worker_threads.thread(worker).is_some();
+        stall.poll.route != Routes::UNATTRIBUTED || stall.worker.is_some_and(has_thread)
     }
 
     /// Returns whether stacks were captured since the last call.

@@ -12,6 +12,7 @@ mod stats;
 mod thread;
 mod timing;
 mod worker_counters;
+mod worker_search;
 mod worker_state;
 mod workers;
 

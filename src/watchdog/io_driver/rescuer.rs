@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::timing::SUSPECT_AGE;
 use super::super::worker_counters::is_parked;
+use super::super::worker_search::find_worker_threads;
 use super::sentinel::{Sentinel, SentinelState};
 use super::socket::Sender;
 use crate::shard::PollObservations;
@@ -20,6 +21,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(2);
 /// repeated.
 const OVERSLEPT: Duration = Duration::from_millis(1);
 const MAX_WAITS: u32 = 4;
+/// The time between two searches for the threads of workers, which read `/proc`.
+const SEARCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// The watchdog's handle to the rescuer's thread.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub(crate) struct RescueLoop {
     /// Whether a worker was woken while the driver was starved, and no probe has been acknowledged
     /// since.
     pending_credit: bool,
+    /// When threads of workers were searched for last.
+    searched_at: Option<Instant>,
 }
 
 // === impl Rescuer ===
@@ -66,6 +71,7 @@ impl Rescuer {
             sender,
             rescue,
             pending_credit: false,
+            searched_at: None,
         };
         Ok((Self(wakeup), rescue_loop, sentinel))
     }
@@ -130,10 +136,20 @@ impl RescueLoop {
         self.sentinel.probe.set_thread(std::thread::current());
         while !self.wakeup.is_closed() {
             if self.wakeup.take_request() {
+                self.search_threads();
                 self.probe_once();
             } else {
                 std::thread::park();
             }
+        }
+    }
+
+    /// Searches for the threads of workers that are not known, now and then.
+    fn search_threads(&mut self) {
+        let is_due = self.searched_at.is_none_or(|at| at.elapsed() >= SEARCH_PERIOD);
+        if is_due && self.monitor.worker_threads.unknown() > 0 {
+            find_worker_threads(&self.monitor);
+            self.searched_at = Some(Instant::now());
         }
     }
 
