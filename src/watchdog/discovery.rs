@@ -1,6 +1,7 @@
 //! Finds out which thread runs which worker, by small tasks on them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::request::local_handle;
 use crate::state::MonitorState;
@@ -8,11 +9,14 @@ use crate::state::MonitorState;
 /// The rounds in which workers are discovered: all of the first two seconds, then one a second.
 const FIRST_ROUNDS: u32 = 16;
 const ROUNDS_BETWEEN: u32 = 8;
+/// How often a task wakes up, together with the others, so that idle workers steal some of them.
+const WAKES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Finds the threads of the workers that are not known, so that they can be sampled if unmeasured
 /// code occupies them.
 ///
-/// Spawns small tasks, which idle workers steal from this one. Called by a task inside the runtime,
+/// Spawns small tasks, which idle workers steal from each other. Called by a task inside the runtime,
 /// at its start and in each round of the lag probe.
 pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32) {
     record_own_poll(monitor);
@@ -21,7 +25,15 @@ pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32) {
     }
     for _ in 0..monitor.worker_threads.unknown() {
         let monitor = Arc::clone(monitor);
-        let _detached = tokio::spawn(async move { record_own_poll(&monitor) });
+        let _detached = tokio::spawn(async move {
+            for _ in 0..WAKES {
+                record_own_poll(&monitor);
+                if monitor.worker_threads.unknown() == 0 {
+                    break;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
     }
 }
 

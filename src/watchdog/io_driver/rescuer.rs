@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::timing::SUSPECT_AGE;
 use super::super::worker_counters::is_parked;
-use super::super::worker_search::find_worker_threads;
+use super::super::worker_search::find_worker_thread;
 use super::sentinel::{Sentinel, SentinelState};
 use super::socket::Sender;
 use crate::shard::PollObservations;
@@ -148,7 +148,7 @@ impl RescueLoop {
     fn search_threads(&mut self) {
         let is_due = self.searched_at.is_none_or(|at| at.elapsed() >= SEARCH_PERIOD);
         if is_due && self.monitor.worker_threads.unknown() > 0 {
-            find_worker_threads(&self.monitor);
+            find_worker_thread(&self.monitor);
             self.searched_at = Some(Instant::now());
         }
     }
