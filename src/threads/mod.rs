@@ -139,8 +139,8 @@ fn probe_and_discover(
 ) -> impl Future<Output = ()> + Send + use<> {
     let (clock, bounds) = (monitor.clock.clone(), monitor.bounds.clone());
     let (monitor, idle) = (Arc::clone(monitor), Arc::clone(monitor));
-    let is_idle = move || idle.notifier.is_armed() && idle.worker_threads.unknown() == 0;
-    probe(lag, clock, bounds, is_idle, move |round| discover_workers(&monitor, round))
+    let discover = move |round, is_idle| discover_workers(&monitor, round, is_idle);
+    probe(lag, clock, bounds, move || idle.notifier.is_armed(), discover)
 }
 
 /// Returns whether another worker could take over the I/O driver.

@@ -11,6 +11,8 @@ const FIRST_ROUNDS: u32 = 16;
 const ROUNDS_BETWEEN: u32 = 8;
 /// How often a task wakes up, together with the others, so that idle workers steal some of them.
 const WAKES: u32 = 8;
+/// The same while the watchdog is idle, so that an idle process is rarely woken.
+const IDLE_WAKES: u32 = 1;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Finds the threads of the workers that are not known, so that they can be sampled if unmeasured
@@ -18,17 +20,18 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///
 /// Spawns small tasks, which idle workers steal from each other. Called by a task inside the runtime,
 /// at its start and in each round of the lag probe.
-pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32) {
+pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32, is_idle: bool) {
     record_own_poll(monitor);
     if round >= FIRST_ROUNDS && round % ROUNDS_BETWEEN != 0 {
         return;
     }
+    let wakes = if is_idle { IDLE_WAKES } else { WAKES };
     for _ in 0..monitor.worker_threads.unknown() {
         let monitor = Arc::clone(monitor);
         let _detached = tokio::spawn(async move {
-            for _ in 0..WAKES {
+            for wake in 1..=wakes {
                 record_own_poll(&monitor);
-                if monitor.worker_threads.unknown() == 0 {
+                if wake == wakes || monitor.worker_threads.unknown() == 0 {
                     break;
                 }
                 tokio::time::sleep(PAUSE).await;

@@ -47,18 +47,19 @@ struct StampedSleep<'a, S> {
 
 /// Probes the current runtime until it is aborted, or until the runtime's clock turns out to be
 /// paused by a test. `is_idle` returns whether the watchdog is idle. Calls `each_round` with the
-/// number of the round.
+/// number of the round and whether the watchdog is idle.
 pub(crate) async fn probe(
     lag: Arc<Lag>,
     clock: Clock,
     bounds: BucketBounds,
     is_idle: impl Fn() -> bool,
-    each_round: impl Fn(u32),
+    each_round: impl Fn(u32, bool),
 ) {
     let mut blocking_pool = BlockingPoolProbe::default();
     for round in 0_u32.. {
-        each_round(round);
-        let pause = if is_idle() { IDLE_PERIOD } else { PERIOD };
+        let is_idle = is_idle();
+        each_round(round, is_idle);
+        let pause = if is_idle { IDLE_PERIOD } else { PERIOD };
         let (period, armed) = (clock.ticks(pause), clock.now());
         let sleep = pin!(tokio::time::sleep(pause));
         let waker = StampedWaker::new(clock.clone());
@@ -158,7 +159,7 @@ mod tests {
         let clock = Clock::new();
         let bounds = BucketBounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        probe(Arc::clone(&lag), clock, bounds, || false, |_| ()).await;
+        probe(Arc::clone(&lag), clock, bounds, || false, |_, _| ()).await;
         assert_eq!(lag.snapshot().timer.count(), 0);
     }
 
@@ -167,7 +168,7 @@ mod tests {
         let clock = Clock::Os(Instant::now());
         let bounds = BucketBounds::new(&clock);
         let lag = Arc::new(Lag::default());
-        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds, || false, |_| ()));
+        let probing = tokio::spawn(probe(Arc::clone(&lag), clock, bounds, || false, |_, _| ()));
         tokio::task::yield_now().await;
         std::thread::sleep(Duration::from_millis(650));
         while lag.snapshot().timer.count() == 0 {
