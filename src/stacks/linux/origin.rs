@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::paths;
+use super::paths::{Place, program_name};
 use super::symbols::Symbol;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,48 +25,78 @@ impl Origin {
         let Some(file) = symbol.file.as_deref() else {
             return if symbol.is_program { Self::of_name(&symbol.function) } else { Self::Native };
         };
-        if paths::in_std(file).is_some() {
-            Self::Std
-        } else if source_dir().is_some_and(|dir| file.starts_with(dir)) {
-            Self::TowerStall
-        } else if paths::in_dependency(file).is_some() {
-            Self::Dependency
-        } else if paths::is_generated(file) {
-            Self::Generated
-        } else if file.ends_with(".rs") {
+        if source_dir().is_some_and(|dir| file.starts_with(dir)) {
+            return Self::TowerStall;
+        }
+        match Place::of(file) {
+            Place::Std(_) => Self::Std,
+            Place::Dependency(_) => Self::Dependency,
+            Place::Generated => Self::Generated,
+            Place::Other if !file.ends_with(".rs") => Self::Native,
+            Place::Other if is_std_name(&symbol.function) => Self::Std,
             // Code that the compiler generates in the application has no line.
-            if symbol.line.is_some() { Self::Application } else { Self::Generated }
-        } else {
-            Self::Native
+            Place::Other if symbol.line.is_none() => Self::Generated,
+            Place::Other => Self::Application,
         }
     }
 
     /// Guesses the origin from the name, for a program without line tables.
     fn of_name(function: &str) -> Self {
-        const STD: [&str; 5] = ["std::", "core::", "alloc::", "<std::", "<core::"];
-        const DEPENDENCIES: [&str; 10] = [
-            "tokio::",
-            "<tokio::",
-            "hyper",
-            "<hyper",
+        const DEPENDENCIES: [&str; 18] = [
             "axum",
-            "<axum",
-            "tower::",
-            "<tower::",
-            "futures_",
-            "<futures_",
+            "axum_core",
+            "bytes",
+            "futures_util",
+            "futures_executor",
+            "h2",
+            "http",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
+            "mio",
+            "reqwest",
+            "serde_json",
+            "tokio",
+            "tonic",
+            "tower",
+            "tower_http",
+            "tracing",
         ];
-        let begins = |names: &[&str]| names.iter().any(|name| function.starts_with(name));
-        if begins(&STD) {
+        let name = crate_name(function);
+        if is_std_name(function) {
             Self::Std
-        } else if begins(&DEPENDENCIES) {
-            Self::Dependency
-        } else if begins(&["tower_stall::", "<tower_stall::"]) {
+        } else if name == "tower_stall" {
             Self::TowerStall
+        } else if DEPENDENCIES.contains(&name) {
+            Self::Dependency
+        } else if program_name().is_some_and(|program| program.replace('-', "_") == name) {
+            Self::Application
         } else {
             Self::Native
         }
     }
+}
+
+/// Returns the crate that a function is probably part of: `app` of
+/// `<alloc::vec::Vec<u8> as app::Encode>::encode`, because a trait is implemented by the crate of
+/// the type or by that of the trait.
+fn crate_name(function: &str) -> &str {
+    let (of_type, of_trait) = function.split_once(" as ").unwrap_or((function, ""));
+    let first = |path| str::split_once(path, "::").map_or("", |(name, _)| name);
+    let name = first(of_type.trim_start_matches(['<', '&', '*']).trim_start_matches("mut "));
+    if is_std(name) && function.starts_with('<') && !of_trait.is_empty() {
+        first(of_trait)
+    } else {
+        name
+    }
+}
+
+fn is_std(name: &str) -> bool {
+    matches!(name, "std" | "core" | "alloc")
+}
+
+fn is_std_name(function: &str) -> bool {
+    is_std(crate_name(function))
 }
 
 /// Returns the directory of this crate's sources, as it appears in the line tables.
@@ -89,7 +119,7 @@ pub(super) fn source_dir() -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stacks::linux::test_symbols::{native, symbol};
+    use crate::stacks::linux::test_symbols::{named, native, symbol};
 
     #[test]
     fn the_origin_follows_from_the_path() {
@@ -103,27 +133,30 @@ mod tests {
         );
         assert_eq!(origin("/home/me/.cargo/git/checkouts/x-1/src/lib.rs", 3), Origin::Dependency);
         assert_eq!(origin("/usr/lib/rustlib/src/rust/library/std/src/io.rs", 3), Origin::Std);
-        assert_eq!(origin("./nptl/futex.c", 3), Origin::Native);
-        for std in [
-            "/usr/src/rustc-1.85.0/library/std/src/thread/mod.rs",
-            "/rustc/4d91de4e48198da2e33413efdcd9cd2cc0c46688/library/core/src/ptr/mod.rs",
-            "/sysroot/library/alloc/src/vec/mod.rs",
-        ] {
-            assert_eq!(origin(std, 3), Origin::Std, "{std}");
-        }
-        for dependency in [
-            "/deps/hyper-1.6.0/src/proto/mod.rs",
-            "/deps/serde-1.0.0-rc.1/src/lib.rs",
-            "/home/me/app/vendor/tokio/src/lib.rs",
-            "/nix/store/abc-vendor/x-0.1.2/src/lib.rs",
-        ] {
-            assert_eq!(origin(dependency, 3), Origin::Dependency, "{dependency}");
-        }
+        assert_eq!(origin("/usr/src/rustc-1.85.0/library/std/src/io.rs", 3), Origin::Std);
+        assert_eq!(Origin::of(&symbol("std::io::read", "/x/io.rs", 3)), Origin::Std);
+        assert_eq!(origin("/deps/pg-1.2.3/src/lib.rs", 3), Origin::Dependency);
+        let own = format!("{}layer/future.rs", source_dir().unwrap());
+        assert_eq!(origin(&own, 3), Origin::TowerStall);
         for application in ["/home/me/app-2/src/main.rs", "/src/app-1.2.3/crates/core/src/a.rs"] {
             assert_eq!(origin(application, 3), Origin::Application, "{application}");
         }
         let generated = "/build-dir/release/build/api-0123456789abcdef/out/api.rs";
         assert_eq!(origin(generated, 3), Origin::Generated);
+        assert_eq!(origin("./nptl/futex.c", 3), Origin::Native);
         assert_eq!(Origin::of(&native("futex_wait")), Origin::Native);
+    }
+
+    #[test]
+    fn without_paths_the_origin_follows_from_the_name() {
+        let origin = |name: &str| Origin::of(&named(name));
+        assert_eq!(origin("std::thread::sleep"), Origin::Std);
+        assert_eq!(origin("<alloc::vec::Vec<u8> as std::io::Write>::write"), Origin::Std);
+        assert_eq!(origin("tokio::runtime::task::raw::poll"), Origin::Dependency);
+        assert_eq!(origin("<axum::routing::Route as tower::Service>::call"), Origin::Dependency);
+        assert_eq!(origin("tower_stall::layer::f"), Origin::TowerStall);
+        assert_eq!(origin("shop::handler"), Origin::Native, "this program has another name");
+        assert_eq!(crate_name("<alloc::vec::Vec<u8> as shop::Encode>::encode"), "shop");
+        assert_eq!(crate_name("<&mut shop::Pool as core::ops::Drop>::drop"), "shop");
     }
 }

@@ -1,5 +1,6 @@
 //! The reporter's part: unwinds a copied stack, and symbolizes its frames.
 
+use super::paths::set_std_root;
 use super::symbols::Symbols;
 use super::unwind::{StopReason, Unwinder};
 use super::{missing, thread_role, trim};
@@ -36,6 +37,7 @@ impl Symbolizer {
             let module = self.unwinder.module_of(call.address);
             symbols.extend_from_slice(self.symbols.resolve(call.address, module));
         }
+        set_std_root(|| self.symbols.file_in_std());
         let mut frames = trim::trim(&symbols);
         let omitted = calls.len() - inner.len() - outer.len();
         trim::shorten(&mut frames, omitted, trace.end == StopReason::Truncated);

@@ -69,6 +69,12 @@ impl Symbols {
         self.cache.get(&address).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the path of a source file of the standard library, as its line tables state it.
+    pub(super) fn file_in_std(&mut self) -> Option<String> {
+        let function: fn(std::time::Duration) = std::thread::sleep;
+        self.resolve(function as usize as u64 + 1, None).last()?.file.clone()
+    }
+
     /// Returns the function that a library exports. Its debug information is not read: it may be
     /// tens of megabytes, and its source lines are of no use to the application's author.
     fn exported(&mut self, address: u64, path: &Path, bias: u64) -> Symbol {
