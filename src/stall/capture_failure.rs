@@ -32,6 +32,8 @@ pub(crate) enum CaptureFailure {
     NoLines,
     /// The program has no names either.
     NoSymbols,
+    /// The program's file cannot be opened.
+    NoFile,
     /// It is not known which thread runs the worker.
     NoThread,
 }
@@ -53,6 +55,7 @@ impl CaptureFailure {
         Self::Truncated,
         Self::NoLines,
         Self::NoSymbols,
+        Self::NoFile,
         Self::NoThread,
     ];
 
@@ -73,6 +76,7 @@ impl CaptureFailure {
             Self::Truncated => "truncated",
             Self::NoLines => "no_lines",
             Self::NoSymbols => "no_symbols",
+            Self::NoFile => "no_file",
             Self::NoThread => "no_thread",
         }
     }
@@ -137,6 +141,10 @@ impl CaptureFailure {
             Self::NoThread => {
                 "no stack: it is not known which thread runs the worker, because the worker has \
                  been occupied since the monitor was started, or since `block_in_place` moved it"
+            }
+            Self::NoFile => {
+                "no line: the program's file cannot be opened; it is not readable, or it is a \
+                 library that has been replaced"
             }
         }
     }

@@ -11,13 +11,16 @@ pub(super) fn missing(
     symbols: &[Symbol],
     frames: &[Frame],
     end: StopReason,
+    can_open: bool,
 ) -> Option<CaptureFailure> {
     if frames.iter().any(|frame| frame.is_application && frame.location.is_some()) {
         return None;
     }
     let mut own = symbols.iter().filter(|symbol| symbol.is_program).peekable();
     let has_own = own.peek().is_some();
-    if has_own && own.clone().all(|symbol| symbol.is_unnamed) {
+    if has_own && !can_open {
+        Some(CaptureFailure::NoFile)
+    } else if has_own && own.clone().all(|symbol| symbol.is_unnamed) {
         Some(CaptureFailure::NoSymbols)
     } else if has_own
         && own.all(|symbol| symbol.line.is_none() || Origin::of(symbol) == Origin::Std)
@@ -41,7 +44,7 @@ mod tests {
     use crate::stacks::linux::trim::trim;
 
     fn reason(symbols: &[Symbol], end: StopReason) -> Option<CaptureFailure> {
-        missing(symbols, &trim(symbols), end)
+        missing(symbols, &trim(symbols), end, true)
     }
 
     #[test]
@@ -54,6 +57,7 @@ mod tests {
         assert_eq!(reason(&[native("read"), library.clone()], mark), None, "it has none");
         let stripped = [native("read"), unnamed(), unnamed()];
         assert_eq!(reason(&stripped, mark), Some(CaptureFailure::NoSymbols));
+        assert_eq!(missing(&stripped, &[], mark, false), Some(CaptureFailure::NoFile));
         let names = [native("read"), sleep, named("app::handler")];
         assert_eq!(reason(&names, mark), Some(CaptureFailure::NoLines));
         let cut_off = [native("read"), library];

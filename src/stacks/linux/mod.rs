@@ -2,12 +2,15 @@
 
 mod cfi;
 mod elf;
+mod exports;
 mod interrupted_syscall;
 mod memory;
 mod missing;
 mod modules;
+mod names;
 mod origin;
 mod paths;
+mod program;
 mod prologue;
 mod refusal;
 mod return_address;

@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,16 @@ pub(super) struct Module {
     cfi: OnceCell<Option<CfiTables>>,
 }
 
+/// The module that contains an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ModuleAt<'a> {
+    pub(super) path: &'a Path,
+    /// Whether this crate is part of it. It is the program, unless the service is itself a library.
+    pub(super) is_own: bool,
+    /// What the loader has added to the addresses in its file.
+    pub(super) bias: u64,
+}
+
 /// One line of `/proc/self/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mapping {
@@ -48,6 +59,12 @@ impl Modules {
     /// Returns the module that has code at an address.
     pub(super) fn find(&self, address: u64) -> Option<&Module> {
         self.0.iter().find(|module| module.image.has_code_at(address))
+    }
+
+    pub(super) fn at(&self, address: u64) -> Option<ModuleAt<'_>> {
+        let module = self.find(address)?;
+        let (path, is_own) = (module.path(), module.is_own());
+        Some(ModuleAt { path, is_own, bias: module.image.bias })
     }
 
     /// Lists the modules again, and returns whether they have changed. Those that are still mapped
@@ -71,10 +88,31 @@ impl Modules {
     }
 }
 
+/// Returns a path at which the file that is mapped at an address can be opened, whatever lies at its
+/// own path by now: a deployment replaces the program's file, an upgrade that of a library.
+pub(super) fn openable_path(address: u64) -> Option<PathBuf> {
+    const PROGRAM: &str = "/proc/self/exe";
+    let mapping = mappings().into_iter().find(|mapping| mapping.addresses.contains(&address))?;
+    if !mapping.is_deleted() {
+        return Some(mapping.path);
+    }
+    if std::fs::read_link(PROGRAM).is_ok_and(|path| path == mapping.path) {
+        return Some(PROGRAM.into());
+    }
+    // Requires a capability.
+    let Range { start, end } = mapping.addresses;
+    let path = PathBuf::from(format!("/proc/self/map_files/{start:x}-{end:x}"));
+    File::open(&path).is_ok().then_some(path)
+}
+
+fn mappings() -> Vec<Mapping> {
+    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+    maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse).collect()
+}
+
 /// Reads the modules that are mapped.
 fn read() -> Vec<Module> {
-    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
-    let mappings: Vec<_> = maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse).collect();
+    let mappings = mappings();
     let images = mappings.iter().filter(|mapping| mapping.may_begin_module());
     images.filter_map(|first| Module::read(first, &mappings)).collect()
 }
@@ -83,7 +121,7 @@ fn read() -> Vec<Module> {
 
 impl Module {
     /// Returns `None` if no module begins there, or if the file is mapped only to be read, as
-    /// `backtrace` does with the program.
+    /// `addr2line` does with the program.
     fn read(first: &Mapping, mappings: &[Mapping]) -> Option<Self> {
         let mut image = Image::read(first.addresses.start)?;
         let is_mapped = |code: &Range<u64>| {
@@ -100,21 +138,14 @@ impl Module {
     }
 
     /// Returns the file's path, without the kernel's note that it has been deleted.
-    pub(super) fn path(&self) -> &Path {
+    fn path(&self) -> &Path {
         let path = self.mapping.path.as_os_str().as_bytes();
         Path::new(OsStr::from_bytes(path.strip_suffix(DELETED).unwrap_or(path)))
     }
 
-    /// Returns whether this crate is part of it. It is the program, unless the service is itself a
-    /// library.
-    pub(super) fn is_own(&self) -> bool {
+    fn is_own(&self) -> bool {
         let here: fn() -> Vec<Self> = read;
         self.image.has_code_at(here as usize as u64)
-    }
-
-    /// Returns what the loader has added to the addresses in the file.
-    pub(super) fn bias(&self) -> u64 {
-        self.image.bias
     }
 }
 
@@ -140,6 +171,10 @@ impl Mapping {
 
     fn may_begin_module(&self) -> bool {
         self.offset == 0 && (self.inode != 0 || self.path.as_os_str() == VDSO)
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.path.as_os_str().as_bytes().ends_with(DELETED)
     }
 
     /// Returns whether it has code at an address, from the same file as `first`.

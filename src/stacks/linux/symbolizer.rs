@@ -1,6 +1,7 @@
 //! The reporter's part: unwinds a copied stack, and symbolizes its frames.
 
 use super::paths::set_std_root;
+use super::program::Program;
 use super::symbols::Symbols;
 use super::unwind::{StopReason, Unwinder};
 use super::{missing, thread_role, trim};
@@ -17,7 +18,15 @@ pub(crate) struct Symbolizer {
 
 impl Symbolizer {
     pub(crate) fn new() -> Self {
-        Self { unwinder: Unwinder::new(), symbols: Symbols::new() }
+        Self { unwinder: Unwinder::new(), symbols: Symbols::default() }
+    }
+
+    /// Returns the path of a source file of the standard library, as its line tables state it.
+    fn file_in_std(&mut self) -> Option<String> {
+        let function: fn(std::time::Duration) = std::thread::sleep;
+        let address = function as usize as u64 + 1;
+        let module = self.unwinder.module_of(address);
+        self.symbols.resolve(address, module).last()?.file.clone()
     }
 
     /// Returns why not if the copy makes no sense.
@@ -37,13 +46,18 @@ impl Symbolizer {
             let module = self.unwinder.module_of(call.address);
             symbols.extend_from_slice(self.symbols.resolve(call.address, module));
         }
-        set_std_root(|| self.symbols.file_in_std());
+        set_std_root(|| self.file_in_std());
         let mut frames = trim::trim(&symbols);
         let omitted = calls.len() - inner.len() - outer.len();
         trim::shorten(&mut frames, omitted, trace.end == StopReason::Truncated);
+        let program = self.symbols.program();
+        let can_open = program.is_none_or(Program::is_open);
+        if symbols.iter().any(|symbol| symbol.is_unnamed) {
+            trim::note_build_id(&mut frames, program.and_then(Program::build_id));
+        }
         Ok(SymbolizedStack {
             role: thread_role::role(&symbols, &trace),
-            missing: missing::missing(&symbols, &frames, trace.end),
+            missing: missing::missing(&symbols, &frames, trace.end, can_open),
             frames,
         })
     }

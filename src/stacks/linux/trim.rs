@@ -32,7 +32,6 @@ pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, is_truncated: boo
     const MAX_FRAMES: usize = 64;
     /// How many of them are the outermost ones.
     const OUTER: usize = 24;
-    let note = |function: String| Frame { function, location: None, is_application: false };
     if frames.len() > MAX_FRAMES || omitted > 0 {
         let removed = (MAX_FRAMES - OUTER).min(frames.len())..frames.len().saturating_sub(OUTER);
         let removed = removed.start..removed.end.max(removed.start);
@@ -42,6 +41,15 @@ pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, is_truncated: boo
     if is_truncated && !frames.is_empty() {
         frames.push(note("(cut off: the stack is deeper than what is copied)".into()));
     }
+}
+
+/// Notes which build the addresses of a stripped program belong to.
+pub(super) fn note_build_id(frames: &mut Vec<Frame>, build_id: Option<&str>) {
+    frames.extend(build_id.map(|id| note(format!("(addresses of the build {id})"))));
+}
+
+fn note(function: String) -> Frame {
+    Frame { function, location: None, is_application: false }
 }
 
 /// Returns how many calls belong to the poll: those inside the innermost frame of tokio's runtime

@@ -18,15 +18,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use gimli::{
     CfaRule, EvaluationResult, Location as DwarfLocation, Register, RegisterRule, UnwindContext,
     UnwindExpression, Value,
 };
 
 use super::cfi::CfiRow;
-use super::modules::Modules;
+use super::modules::{ModuleAt, Modules};
 use super::{prologue, return_address};
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
@@ -60,7 +58,7 @@ pub(super) struct CallStack {
 /// A call that has not returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallSite {
-    /// The address after the instruction, as `backtrace::resolve` expects it.
+    /// The address after the instruction, or after the first byte of the last one.
     pub(super) address: u64,
 }
 
@@ -112,11 +110,9 @@ impl Unwinder {
         }
     }
 
-    /// Returns the path of the module that contains a call, whether this crate is part of that
-    /// module, and what the loader has added to the addresses in its file.
-    pub(super) fn module_of(&self, address: u64) -> Option<(&Path, bool, u64)> {
-        let module = self.modules.find(address.wrapping_sub(1))?;
-        Some((module.path(), module.is_own(), module.bias()))
+    /// Returns the module that contains a call.
+    pub(super) fn module_of(&self, address: u64) -> Option<ModuleAt<'_>> {
+        self.modules.at(address.wrapping_sub(1))
     }
 
     /// Returns the calls on a stack, with the modules as they were last read.

@@ -240,8 +240,9 @@ fn a_call_belongs_to_a_module() {
     let module = |call: &CallSite| unwinder.module_of(call.address).unwrap();
     let (leaf, outermost) =
         (module(trace.call_sites.first().unwrap()), module(trace.call_sites.last().unwrap()));
-    assert!(leaf.0.to_str().unwrap().contains("libc") && !leaf.1, "{leaf:?}");
-    assert_eq!((outermost.0, outermost.1), (std::env::current_exe().unwrap().as_path(), true));
+    assert!(leaf.path.to_str().unwrap().contains("libc") && !leaf.is_own, "{leaf:?}");
+    let program = std::env::current_exe().unwrap();
+    assert_eq!((outermost.path, outermost.is_own), (program.as_path(), true));
 }
 
 /// A word that is overwritten during the copy is either detected or not used.
