@@ -130,6 +130,37 @@ fn missing_of_a_sleep(runtime: &Runtime, monitor: &StallMonitor) -> Option<Strin
     stall().unwrap().missing().map(str::to_owned)
 }
 
+/// Reads a file from the page cache in one call, which runs in the kernel all along.
+fn read_at_once(file: &std::fs::File, buffer: &mut [u8]) {
+    use std::os::unix::fs::FileExt as _;
+    assert_eq!(file.read_at(buffer, 0).unwrap(), buffer.len());
+}
+
+#[test]
+fn a_long_system_call_that_runs_has_a_line() {
+    const SIZE: usize = 192 << 20;
+    let (runtime, monitor) = start(true);
+    let path = std::env::temp_dir().join(format!("tower-stall-read-{}", std::process::id()));
+    std::fs::File::create(&path).unwrap().set_len(SIZE as u64).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let task = monitor.instrument("read", async move {
+        let mut buffer = vec![0; SIZE];
+        loop {
+            read_at_once(&file, &mut buffer);
+            tokio::task::yield_now().await;
+        }
+    });
+    let task = runtime.spawn(task);
+    let is_explained = |stall: &Stall| {
+        let calls = stall.frames().iter().any(|frame| frame.function().ends_with("read_at_once"));
+        let in_kernel = |detail: &str| detail.starts_with("in the kernel: `pread");
+        calls && stall.location().is_some() && stall.detail().is_some_and(in_kernel)
+    };
+    eventually("the call is reported", || monitor.recent_stalls().iter().any(is_explained));
+    task.abort();
+}
+
 #[test]
 fn without_a_free_file_descriptor_the_report_says_so() {
     support::in_own_process(|| {

@@ -1,6 +1,6 @@
 //! A program whose file is replaced while it runs, as every deployment does, is reported with its
 //! own lines.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 #![cfg(stacks_supported)]
 
 mod support;

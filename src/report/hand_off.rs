@@ -64,6 +64,7 @@ mod tests {
             role,
             missing: None,
             fd_target: None,
+            kernel_call: None,
             frames: [].into(),
         }
     }

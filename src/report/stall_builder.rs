@@ -143,5 +143,10 @@ fn detail(
 ) -> Option<Arc<str>> {
     let page_fault = || syscall.filter(|syscall| syscall.0 < 0).map(|_| "a page fault");
     let fd_target = || sample.filter(|_| syscall.is_some())?.fd_target.clone();
-    classification.detail.or_else(page_fault).map(Arc::from).or_else(fd_target)
+    let kernel_call = || {
+        let function = sample?.kernel_call.as_ref()?;
+        Some(format!("in the kernel: `{function}`").into())
+    };
+    let known = classification.detail.or_else(page_fault).map(Arc::from);
+    known.or_else(fd_target).or_else(kernel_call)
 }

@@ -61,11 +61,14 @@ impl SymbolLoop {
 
     fn add_sample(&self, capture: &Capture, stack: SymbolizedStack) {
         let (monitor, request) = (&self.monitor, capture.request);
+        let function = || Some(stack.frames.first()?.function().into());
+        let kernel_call = capture.in_kernel.then(function).flatten();
         let sample = StackSample {
             age: request.age + monitor.clock.ticks(capture.delay),
             blocked_in: capture.blocked_in,
             role: stack.role,
             missing: stack.missing,
+            kernel_call,
             fd_target: capture.fd_target.map(|target| target.as_str().into()),
             frames: stack.frames.into(),
         };

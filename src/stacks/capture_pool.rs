@@ -23,6 +23,9 @@ pub(crate) struct Capture {
     pub(crate) request: CaptureRequest,
     /// How much later than requested it was captured: a thread that is off the CPU responds late.
     pub(crate) delay: Duration,
+    /// Whether the thread was running in the kernel, inside the call that its innermost frame makes.
+    #[cfg_attr(not(stacks_supported), allow(dead_code))]
+    pub(crate) in_kernel: bool,
     /// The system call that the thread was blocked in; `None` if it was running.
     pub(crate) blocked_in: Option<Syscall>,
     /// What the file descriptor of that system call refers to.

@@ -72,9 +72,11 @@ impl StackSnapshot {
         }
     }
 
-    /// Returns the range to copy, for a stack pointer: its first address and its length.
+    /// Returns the range to copy, for a stack pointer: its first address and its length. A stack
+    /// pointer above the mark is on another stack, which is copied as a whole.
     pub(crate) fn range(sp: u64, mark: u64) -> (u64, usize) {
         let base = sp.saturating_sub(RED_ZONE);
+        let mark = if sp <= mark { mark } else { u64::MAX };
         let end = mark.saturating_add(MARGIN);
         let length = usize::try_from(end.saturating_sub(base)).unwrap_or(DEEP_CAPACITY);
         (base, length.min(DEEP_CAPACITY))

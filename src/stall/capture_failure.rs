@@ -34,12 +34,14 @@ pub(crate) enum CaptureFailure {
     NoSymbols,
     /// The program's file cannot be opened.
     NoFile,
+    /// The thread was running in the kernel, where no signal is delivered.
+    InKernel,
     /// It is not known which thread runs the worker.
     NoThread,
 }
 
 impl CaptureFailure {
-    pub(crate) const COUNT: usize = 15;
+    pub(crate) const COUNT: usize = 17;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Torn,
         Self::Running,
@@ -56,6 +58,7 @@ impl CaptureFailure {
         Self::NoLines,
         Self::NoSymbols,
         Self::NoFile,
+        Self::InKernel,
         Self::NoThread,
     ];
 
@@ -77,6 +80,7 @@ impl CaptureFailure {
             Self::NoLines => "no_lines",
             Self::NoSymbols => "no_symbols",
             Self::NoFile => "no_file",
+            Self::InKernel => "in_kernel",
             Self::NoThread => "no_thread",
         }
     }
@@ -141,6 +145,10 @@ impl CaptureFailure {
             Self::NoThread => {
                 "no stack: it is not known which thread runs the worker, because the worker has \
                  been occupied since the monitor was started, or since `block_in_place` moved it"
+            }
+            Self::InKernel => {
+                "no stack: the thread was running in the kernel all along, in one long system call \
+                 or page fault, where no signal is delivered; or it blocks SIGURG"
             }
             Self::NoFile => {
                 "no line: the program's file cannot be opened; it is not readable, or it is a \

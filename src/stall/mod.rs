@@ -241,8 +241,10 @@ impl Stall {
     }
 
     /// Returns a detail of the cause: what the file descriptor of the system call refers to, such
-    /// as `socket to 10.0.0.7:5432`, or what kept the thread off the CPU, such as the CPU quota. What
-    /// a descriptor refers to is known only with a stack.
+    /// as `socket to 10.0.0.7:5432`, what kept the thread off the CPU, such as the CPU quota, or the
+    /// call in which a thread on-CPU was running in the kernel, such as ``in the kernel: `read` ``.
+    /// What a descriptor refers to is known only with a stack, and a call in the kernel only with
+    /// signals.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()

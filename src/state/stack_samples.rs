@@ -20,6 +20,8 @@ pub(crate) struct StackSample {
     pub(crate) missing: Option<CaptureFailure>,
     /// What the file descriptor of the system call refers to.
     pub(crate) fd_target: Option<Arc<str>>,
+    /// The function inside which the thread was running in the kernel.
+    pub(crate) kernel_call: Option<Arc<str>>,
     pub(crate) frames: Arc<[Frame]>,
 }
 
@@ -88,6 +90,7 @@ mod tests {
             role: ThreadRole::Unknown,
             missing: None,
             fd_target: None,
+            kernel_call: None,
             frames: [].into(),
         }
     }

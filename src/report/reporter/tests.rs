@@ -78,6 +78,7 @@ impl Driven {
             role,
             missing: None,
             fd_target: None,
+            kernel_call: None,
             frames: frames.into(),
         };
         self.monitor.history.lock().samples.push(ID, sample);

@@ -17,6 +17,16 @@ pub(super) fn was_interrupted(registers: &Registers) -> bool {
     else {
         return false;
     };
-    let is_syscall = |address| memory::array(address) == Some(SYSCALL);
-    is_syscall(pc) || (result == EINTR_RESULT && is_syscall(pc.wrapping_sub(SYSCALL.len() as u64)))
+    is_syscall(pc) || (result == EINTR_RESULT && returns_from_syscall(registers))
+}
+
+/// Returns whether a signal that arrived with these registers was delivered when a system call
+/// returned, or was about to be restarted.
+pub(super) fn returns_from_syscall(registers: &Registers) -> bool {
+    let follows = |pc: u64| is_syscall(pc) || is_syscall(pc.wrapping_sub(SYSCALL.len() as u64));
+    registers.get(Registers::PC).is_some_and(follows)
+}
+
+fn is_syscall(address: u64) -> bool {
+    memory::array(address) == Some(SYSCALL)
 }

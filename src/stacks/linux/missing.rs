@@ -1,7 +1,7 @@
 //! Why a stack shows no line of the application.
 
 use super::origin::Origin;
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 use super::unwind::StopReason;
 use crate::stacks::CaptureFailure;
 use crate::stall::Frame;
@@ -29,6 +29,8 @@ pub(super) fn missing(
         Some(CaptureFailure::NoLines)
     } else if end == StopReason::Truncated {
         Some(CaptureFailure::Truncated)
+    } else if end == StopReason::OtherStack {
+        Some(CaptureFailure::OtherStack)
     } else {
         None
     }
@@ -62,6 +64,7 @@ mod tests {
         assert_eq!(reason(&names, mark), Some(CaptureFailure::NoLines));
         let cut_off = [native("read"), library];
         assert_eq!(reason(&cut_off, StopReason::Truncated), Some(CaptureFailure::Truncated));
+        assert_eq!(reason(&cut_off, StopReason::OtherStack), Some(CaptureFailure::OtherStack));
         assert_eq!(reason(&[native("read")], mark), None);
     }
 }

@@ -16,6 +16,7 @@ mod refusal;
 mod return_address;
 mod sampler;
 mod signal;
+mod symbol;
 mod symbolizer;
 mod symbols;
 #[cfg(all(test, not(tower_stall_loom)))]

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::paths::{Place, program_name};
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {

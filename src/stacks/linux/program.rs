@@ -9,15 +9,18 @@ use object::{Object, ObjectSymbol, ReadCache};
 
 use super::modules::openable_path;
 use super::names::{is_bare, readable};
-use super::symbols::Symbol;
+use super::symbol::Symbol;
+
+/// The start and the size of a function in the file.
+type Extent = (u64, u64);
 
 /// The debug information and the symbol table of the program.
 pub(super) struct Program {
     /// `None` if its file cannot be opened.
     loader: Option<Loader>,
-    /// The start and the size of each function in the symbol table, sorted. `loader` names the one
+    /// The functions in the symbol table, sorted. `loader` names the one
     /// that starts before an address, however far.
-    functions: Vec<(u64, u64)>,
+    functions: Vec<Extent>,
     build_id: Option<String>,
 }
 
@@ -78,7 +81,7 @@ impl Program {
 }
 
 /// Reads the functions of a file, and the id that the linker has given to it.
-fn read(path: &Path) -> Option<(Vec<(u64, u64)>, Option<String>)> {
+fn read(path: &Path) -> Option<(Vec<Extent>, Option<String>)> {
     let cache = ReadCache::new(File::open(path).ok()?);
     let file = object::File::parse(&cache).ok()?;
     let symbols = file.symbols().chain(file.dynamic_symbols());

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::interrupted_syscall::was_interrupted;
+use super::interrupted_syscall::{returns_from_syscall, was_interrupted};
 use super::refusal;
 use super::signal::{SampleRequest, SampleStatus, SignalSampler};
 use crate::os::{self, BlockedIn, FdTarget, ThreadState};
@@ -20,6 +20,12 @@ const SPIN_TIMEOUT: Duration = Duration::from_micros(200);
 /// How long a thread may take to respond before the request is cancelled. A thread that is off the
 /// CPU cannot respond.
 const SIGNAL_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same for a thread that is on a CPU, but inside one long system call: it responds when that
+/// returns. Until then the kernel keeps the signal, and drops further ones, so that a second request
+/// would never be fulfilled.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// From this delay on, a thread that was on a CPU has been in the kernel.
+const KERNEL_DELAY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct StackSampler {
@@ -35,6 +41,9 @@ struct PendingSample {
     /// The same on the clock that the copy is stamped with.
     sent_at_nanos: u64,
     request: CaptureRequest,
+    target: TargetThread,
+    /// The CPU time of the thread when the signal was sent.
+    cpu: Duration,
     stack: Box<StackSnapshot>,
 }
 
@@ -61,6 +70,8 @@ impl StackSampler {
             ThreadState::Blocked(blocked) => {
                 copy_blocked(pool, request, target, blocked, is_running)
             }
+            // It is in the kernel, and responds when it returns from there.
+            ThreadState::Running if self.awaits(target) => return None,
             ThreadState::Running if self.signal_sampler.is_some() => {
                 match self.send_signal(pool, request, target) {
                     Ok(()) => return self.spin(pool, is_running).map(|(_, result)| result),
@@ -92,19 +103,20 @@ impl StackSampler {
         };
         let result = match pending.sample.poll(&mut pending.stack, grow) {
             // The thread blocked before the signal arrived. The next scan finds out where.
-            SampleStatus::Copied if was_interrupted(&pending.stack.registers) => {
+            SampleStatus::Copied
+                if was_interrupted(&pending.stack.registers) && !pending.has_run_throughout() =>
+            {
                 Err(CaptureFailure::Torn)
             }
             SampleStatus::Copied => Ok(()),
             SampleStatus::Unreadable => Err(CaptureFailure::Torn),
             SampleStatus::Pending => {
                 let is_over = !is_running(id);
-                let has_expired = is_over || pending.sent_at.elapsed() >= SIGNAL_TIMEOUT;
-                if !has_expired || !pending.sample.cancel() {
+                if !(is_over || pending.has_expired()) || !pending.sample.cancel() {
                     self.pending = Some(pending);
                     return None;
                 }
-                Err(if is_over { CaptureFailure::Ended } else { CaptureFailure::Timeout })
+                Err(pending.failure(is_over))
             }
         };
         match result {
@@ -115,6 +127,11 @@ impl StackSampler {
         Some((id, result))
     }
 
+    /// Returns whether the response of a thread is pending.
+    fn awaits(&self, target: &TargetThread) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.target.tid == target.tid)
+    }
+
     /// Sends the signal.
     fn send_signal(
         &mut self,
@@ -122,20 +139,42 @@ impl StackSampler {
         request: CaptureRequest,
         target: &TargetThread,
     ) -> CaptureResult {
+        self.yield_kernel_sample(pool, target);
         let sampler = self.signal_sampler.as_ref().filter(|_| self.pending.is_none());
         let sampler = sampler.ok_or(CaptureFailure::SignalBusy)?;
         let stack = pool.take_buffer().ok_or(CaptureFailure::NoBuffer)?;
         let (sent_at, sent_at_nanos) = (Instant::now(), os::monotonic_nanos());
         match sampler.request(target.tid, request.stack_mark) {
             Some(sample) => {
-                self.pending =
-                    Some(PendingSample { sample, sent_at, sent_at_nanos, request, stack });
+                let (target, cpu) = (*target, os::cpu_time(target.tid).unwrap_or_default());
+                self.pending = Some(PendingSample {
+                    sample,
+                    sent_at,
+                    sent_at_nanos,
+                    request,
+                    target,
+                    cpu,
+                    stack,
+                });
                 Ok(())
             }
             None => {
                 pool.recycle(stack);
                 Err(CaptureFailure::SignalBusy)
             }
+        }
+    }
+
+    /// Cancels the request to a thread that is in the kernel, in favor of another thread.
+    fn yield_kernel_sample(&mut self, pool: &CapturePool, target: &TargetThread) {
+        let yields = |pending: &mut PendingSample| {
+            pending.sent_at.elapsed() >= SIGNAL_TIMEOUT
+                && pending.target.tid != target.tid
+                && pending.sample.cancel()
+        };
+        if let Some(pending) = self.pending.take_if(yields) {
+            pool.count(Err(CaptureFailure::InKernel));
+            pool.recycle(pending.stack);
         }
     }
 
@@ -161,11 +200,44 @@ impl StackSampler {
 // === impl PendingSample ===
 
 impl PendingSample {
+    /// Returns whether the thread was on a CPU for most of a time that began with the signal.
+    fn has_run_for(&self, time: Duration) -> bool {
+        os::cpu_time(self.target.tid).is_some_and(|cpu| cpu.saturating_sub(self.cpu) >= time / 2)
+    }
+
+    /// Returns whether the thread has never left the CPU since it was found there: it has not
+    /// blocked.
+    fn has_run_throughout(&self) -> bool {
+        os::sched_stat(self.target.tid)
+            .is_some_and(|now| now.timeslices == self.target.sched_stat.timeslices)
+    }
+
+    fn has_expired(&self) -> bool {
+        let elapsed = self.sent_at.elapsed();
+        elapsed >= SIGNAL_TIMEOUT && !(elapsed < KERNEL_TIMEOUT && self.has_run_for(elapsed))
+    }
+
+    /// Returns why there was no response.
+    fn failure(&self, is_over: bool) -> CaptureFailure {
+        let elapsed = self.sent_at.elapsed();
+        if elapsed >= KERNEL_DELAY && self.has_run_for(elapsed) {
+            CaptureFailure::InKernel
+        } else if is_over {
+            CaptureFailure::Ended
+        } else {
+            CaptureFailure::Timeout
+        }
+    }
+
     fn push(self, pool: &CapturePool) {
         let delay = Duration::from_nanos(self.stack.at.saturating_sub(self.sent_at_nanos));
+        let is_late = delay >= KERNEL_DELAY && self.has_run_for(delay);
+        let in_kernel = returns_from_syscall(&self.stack.registers)
+            && (is_late || was_interrupted(&self.stack.registers));
         pool.push(Capture {
             request: self.request,
             delay,
+            in_kernel,
             blocked_in: None,
             fd_target: None,
             stack: self.stack,
@@ -201,7 +273,8 @@ fn copy_blocked(
     match refused.map_or_else(|| unchanged(target, request.id, is_running), Err) {
         Ok(()) => {
             let blocked_in = Some(blocked.syscall);
-            pool.push(Capture { request, delay: Duration::ZERO, blocked_in, fd_target, stack });
+            let (delay, in_kernel) = (Duration::ZERO, false);
+            pool.push(Capture { request, delay, in_kernel, blocked_in, fd_target, stack });
             Ok(())
         }
         failed => {

@@ -49,7 +49,7 @@ impl Symbolizer {
         set_std_root(|| self.file_in_std());
         let mut frames = trim::trim(&symbols);
         let omitted = calls.len() - inner.len() - outer.len();
-        trim::shorten(&mut frames, omitted, trace.end == StopReason::Truncated);
+        trim::shorten(&mut frames, omitted, trace.end);
         let program = self.symbols.program();
         let can_open = program.is_none_or(Program::is_open);
         if symbols.iter().any(|symbol| symbol.is_unnamed) {

@@ -6,18 +6,7 @@ use std::path::{Path, PathBuf};
 use super::exports::Exports;
 use super::modules::ModuleAt;
 use super::program::Program;
-
-/// A call, or a call that the compiler has inlined.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Symbol {
-    pub(super) function: String,
-    pub(super) file: Option<String>,
-    pub(super) line: Option<u32>,
-    /// Whether it is code of the program, not of a shared library.
-    pub(super) is_program: bool,
-    /// Whether the symbol table has no name for it: `function` is then an address.
-    pub(super) is_unnamed: bool,
-}
+use super::symbol::Symbol;
 
 #[derive(Default)]
 pub(super) struct Symbols {

@@ -1,6 +1,6 @@
 //! Symbols for the tests of this folder.
 
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 
 pub(super) const STD: &str = "/rustc/abc/library/";
 pub(super) const DEPENDENCY: &str = "/home/me/.cargo/registry/src/index.crates.io-1/";

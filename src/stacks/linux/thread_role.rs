@@ -1,6 +1,6 @@
 //! What a stack shows of its thread.
 
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 use super::tokio_frame::TokioFrame;
 use super::unwind::{CallStack, StopReason};
 use crate::stacks::ThreadRole;

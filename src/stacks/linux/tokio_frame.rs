@@ -5,7 +5,7 @@
 //! `runtime/scheduler/multi_thread/` and the module of that name are
 //! `runtime/scheduler/multi_thread/worker`.
 
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 
 /// The part of tokio that a call belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use super::origin::Origin;
 use super::paths::short_path;
-use super::symbols::Symbol;
+use super::symbol::Symbol;
 use super::tokio_frame::is_runtime;
+use super::unwind::StopReason;
 use crate::stall::{Frame, Location};
 
 /// Returns the calls from the innermost one to the handler, which is the outermost application
@@ -28,7 +29,7 @@ pub(super) fn trim(symbols: &[Symbol]) -> Vec<Frame> {
 
 /// Removes frames from the middle of a stack that is too long to be read, and notes how many; notes
 /// at its outer end if there is more. `omitted` is the number of calls that are missing already.
-pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, is_truncated: bool) {
+pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, end: StopReason) {
     const MAX_FRAMES: usize = 64;
     /// How many of them are the outermost ones.
     const OUTER: usize = 24;
@@ -38,8 +39,13 @@ pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, is_truncated: boo
         let count = removed.len() + omitted;
         frames.splice(removed, [note(format!("({count} more calls)"))]);
     }
-    if is_truncated && !frames.is_empty() {
-        frames.push(note("(cut off: the stack is deeper than what is copied)".into()));
+    let rest = match end {
+        StopReason::Truncated => "(cut off: the stack is deeper than what is copied)",
+        StopReason::OtherStack => "(on another stack, which was entered from the thread's own)",
+        _ => return,
+    };
+    if !frames.is_empty() {
+        frames.push(note(rest.into()));
     }
 }
 
@@ -169,16 +175,16 @@ mod tests {
         fn frames_of(function: &str, line: u32) -> Frame {
             trim(&[application(function, line)]).remove(0)
         }
-        let shortened = |len, omitted, is_truncated| {
+        let shortened = |len, omitted, end| {
             let mut frames = stack(len);
-            shorten(&mut frames, omitted, is_truncated);
+            shorten(&mut frames, omitted, end);
             frames
         };
-        assert_eq!(shortened(64, 0, false), stack(64));
-        let frames = shortened(600, 100, false);
+        assert_eq!(shortened(64, 0, StopReason::Mark), stack(64));
+        let frames = shortened(600, 100, StopReason::Mark);
         assert_eq!((frames.len(), frames[40].function()), (65, "(636 more calls)"));
         assert_eq!(frames[64].function(), "handler");
-        let frames = shortened(3, 0, true);
+        let frames = shortened(3, 0, StopReason::Truncated);
         assert_eq!(frames.len(), 4);
         assert!(frames[3].function().contains("cut off") && !frames[3].is_application());
     }

@@ -25,13 +25,16 @@ use gimli::{
 
 use super::cfi::CfiRow;
 use super::modules::{ModuleAt, Modules};
-use super::{prologue, return_address};
+use super::{memory, prologue, return_address};
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
 /// More calls than fit in the largest copy, unless their frames are tiny.
 const MAX_FRAMES: usize = 32_768;
 /// More steps than an expression in the tables takes.
 const MAX_EXPRESSION_STEPS: u32 = 256;
+
+/// More than the stack of any thread has, unless the user has asked for more.
+const LARGEST_STACK: u64 = 1 << 30;
 
 const RBP: Register = Register(6);
 const RSP: Register = Register(7);
@@ -69,6 +72,9 @@ pub(super) enum StopReason {
     Mark,
     /// It reached the outermost frame of the thread, or of a coroutine inside the poll.
     OutermostFrame,
+    /// The calls so far are on another stack, such as that of a coroutine, which was entered from the
+    /// thread's own one. Beyond the switch they are not known.
+    OtherStack,
     /// The copy ends here, or the stack is too deep. The calls are correct, but there are more.
     Truncated,
     /// A check failed: the calls may be wrong.
@@ -144,7 +150,15 @@ impl Unwinder {
         let module = self.modules.find(instruction).ok_or(StopReason::Inconsistent)?;
         let row = module.cfi().and_then(|cfi| cfi.row(instruction, &mut self.context));
         let caller = match row {
-            Some(row) => Step::new(*frame, stack, row).caller(mark)?,
+            Some(row) => {
+                let step = Step::new(*frame, stack, row);
+                let switched =
+                    step.switches_stack(mark).filter(|pc| is_call_to(&self.modules, *pc));
+                if switched.is_some() {
+                    return Err(StopReason::OtherStack);
+                }
+                step.caller(mark)?
+            }
             None => frame.caller_without_row(stack)?,
         };
         self.validate(&caller, mark)?;
@@ -165,6 +179,11 @@ impl Unwinder {
             Err(StopReason::Inconsistent)
         }
     }
+}
+
+/// Returns whether a call can return to an address.
+fn is_call_to(modules: &Modules, pc: u64) -> bool {
+    modules.find(pc.wrapping_sub(1)).is_some() && return_address::is_return_address(pc)
 }
 
 // === impl UnwindFrame ===
@@ -253,6 +272,23 @@ impl<'a> Step<'a> {
             caller.set(register, self.restored(register, cfa));
         }
         Ok(caller)
+    }
+
+    /// Returns the return address of a function that has switched to the stack that its callee is
+    /// on, such as `stacker` has one: the frame's end, and with it the return address, is far from
+    /// the callee's, on the stack that the thread has left.
+    ///
+    /// That stack is not part of the copy, so the address is read from memory. It was written
+    /// before the switch, and stays until the function returns.
+    fn switches_stack(&self, mark: u64) -> Option<u64> {
+        let cfa = self.cfa().filter(|cfa| cfa % 8 == 0)?;
+        let is_copied = self.stack.word(cfa.checked_sub(8)?).is_some();
+        let is_below_mark = cfa <= mark && (mark == u64::MAX || mark - cfa < LARGEST_STACK);
+        let is_leaf = self.frame.is_exact;
+        if is_leaf || is_copied || !is_below_mark || self.is_certain(cfa) {
+            return None;
+        }
+        memory::array(cfa - 8).map(u64::from_ne_bytes)
     }
 
     /// Returns the canonical frame address: the stack pointer before the call.

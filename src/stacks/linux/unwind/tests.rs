@@ -228,6 +228,20 @@ fn a_copy_that_is_too_short_is_truncated() {
 }
 
 #[test]
+fn another_stack_is_unwound_to_the_switch() {
+    let on_another_stack = || stacker::grow(1 << 20, || inner_level(|| std::thread::sleep(LONG)));
+    let (tid, copy) = blocked(SLEEP, move || outer_level(on_another_stack));
+    let whole = StackCopy::of_whole_stack(tid);
+    for copy in [copy, whole] {
+        let trace = Unwinder::new().unwind(&copy.snapshot());
+        let found = names(&trace);
+        assert_eq!((trace.end, trace.is_whole), (StopReason::OtherStack, false), "{found:#?}");
+        assert_eq!(count(&found, "inner_level"), 1, "{found:#?}");
+        assert_eq!(count(&found, "outer_level"), 0, "{found:#?}");
+    }
+}
+
+#[test]
 fn a_call_belongs_to_a_module() {
     let (_, copy) = blocked(SLEEP, || std::thread::sleep(LONG));
     let mut unwinder = Unwinder::new();
