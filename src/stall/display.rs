@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Phase, Stall};
+use super::{Cause, Frame, Phase, Stall};
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,6 +16,8 @@ impl Stall {
         write!(f, "{}: {}", Headline(self), CauseText(self))?;
         if let Some(location) = self.location() {
             write!(f, " at {location}")?;
+        } else if let Some(frame) = self.library_frame() {
+            write!(f, " in a library: {frame}")?;
         }
         if self.is_mixed() {
             write!(f, "; {}", SplitText(self))?;
@@ -34,6 +36,8 @@ impl Stall {
         }
         if let Some(location) = self.location() {
             write!(f, "\n  at: {location}")?;
+        } else if let Some(frame) = self.library_frame() {
+            write!(f, "\n  in a library: {frame}")?;
         }
         write!(f, "\n  {}", InFlight(self.in_flight))?;
         for text in self.driver_text().into_iter().chain(self.missing()) {
@@ -52,6 +56,13 @@ impl Stall {
             Cause::Paused => self.split.stopped,
         };
         main < self.duration * 9 / 10
+    }
+
+    /// Returns the outermost call of a library, if only libraries are on the stack.
+    fn library_frame(&self) -> Option<&Frame> {
+        let is_complete = self.missing.is_none() && self.location().is_none();
+        let frames = is_complete.then(|| self.frames.iter());
+        frames?.rfind(|frame| frame.location.is_some())
     }
 
     fn driver_text(&self) -> Option<&'static str> {
@@ -145,7 +156,7 @@ impl fmt::Display for Millis {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{CaptureFailure, Frame, Location, Missing, TimeSplit};
+    use super::super::{CaptureFailure, Location, Missing, TimeSplit};
     use super::*;
 
     fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
@@ -219,6 +230,27 @@ mod tests {
         let text = "; 500 ms stopped, 300 ms off-CPU, 200 ms on-CPU\n";
         assert!(format!("{:#}", stall(200, 300, 5, 500)).contains(text));
         assert!(!stall(950, 50, 0, 0).to_string().contains("on-CPU"));
+    }
+
+    #[test]
+    fn a_library_that_is_alone_on_the_stack_is_named() {
+        let stall = Stall {
+            cause: Cause::Cpu,
+            in_flight: 1,
+            ..Stall::for_tests([
+                frame("BrotliEncoder::compress", Some(("brotli-8.0.0/src/enc.rs", 7)), false),
+                frame("poll_frame", Some(("tower-http-0.7.1/src/compression/body.rs", 87)), false),
+                frame("(cut off)", None, false),
+            ])
+        };
+        let library = "poll_frame at tower-http-0.7.1/src/compression/body.rs:87";
+        assert_eq!(stall.location(), None);
+        let line = format!("cpu in a library: {library}; ");
+        assert!(stall.to_string().contains(&line), "{stall}");
+        assert!(format!("{stall:#}").contains(&format!("\n  in a library: {library}\n")));
+        let stripped = Missing::Capture(CaptureFailure::NoLines);
+        let stall = Stall { missing: Some(stripped), ..stall };
+        assert!(!stall.to_string().contains("library"), "{stall}");
     }
 
     #[test]

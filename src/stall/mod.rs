@@ -289,6 +289,7 @@ impl Stall {
 
     /// Returns the stack from the innermost call to the handler; empty if none was captured.
     ///
+    /// Between application frames, those of libraries that only pass a request on are left out.
     /// Of more than 64 frames the 40 innermost and the 24 outermost ones are kept, with a frame
     /// between them that states how many are missing. A stack of more than 2 MiB is cut off at its
     /// outer end, and the last frame says so.

@@ -14,6 +14,38 @@ pub(super) fn readable(name: &str) -> String {
     shorten(name)
 }
 
+/// Finds the path of inlined closures and async functions, of which line tables have only the last
+/// part, `{async_fn#0}`: the functions that they are inlined into have their types as parameters,
+/// such as `poll<app::report::{async_fn_env#0}>`. The names are those of one address, the innermost
+/// first, as the compiler wrote them.
+///
+/// A type belongs to the outermost of the functions that are inlined into the one with the parameter,
+/// which may be a closure itself.
+pub(super) fn paths_of_inlined(names: &[String]) -> Vec<Option<String>> {
+    let is_inlined = |name: &String| name.starts_with('{');
+    let path = |(index, name): (usize, &String)| {
+        let kind = name.strip_prefix('{')?.split_once('}')?.0;
+        let (kind, number) = kind.split_once('#')?;
+        let env = format!("::{{{kind}_env#{number}}}");
+        let outer = &names[index + 1..];
+        let until = outer.iter().position(is_inlined).map_or(outer.len(), |next| next + 1);
+        let outer = outer[..until].iter();
+        let mut paths: Vec<_> = outer.flat_map(|name| paths_before(name, &env)).collect();
+        paths.dedup();
+        if let [path] = paths[..] { Some(readable(path)) } else { None }
+    };
+    names.iter().enumerate().map(path).collect()
+}
+
+/// Returns the paths that end with `env` in a name.
+fn paths_before<'n>(name: &'n str, env: &str) -> impl Iterator<Item = &'n str> {
+    name.match_indices(env).map(|(end, _)| {
+        let start =
+            name[..end].rfind(['<', ' ', '(', '&', ',', '[']).map_or(0, |before| before + 1);
+        &name[start..end]
+    })
+}
+
 /// Returns whether a name has no path.
 pub(super) fn is_bare(name: &str) -> bool {
     !name.contains("::")
@@ -107,6 +139,29 @@ mod tests {
         ] {
             assert_eq!(readable(name), expected);
         }
+    }
+
+    #[test]
+    fn an_inlined_function_has_the_path_of_its_type() {
+        let paths = |names: &[&str]| {
+            paths_of_inlined(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        let poll = "poll<core::pin::Pin<&mut app::report::{async_fn_env#0}>, u8>";
+        let report = Some("app::report".to_owned());
+        assert_eq!(paths(&["sleep", "{async_fn#0}", poll]), [None, report.clone(), None]);
+        assert_eq!(
+            paths(&["{async_fn#0}", "{async_fn#0}", poll]),
+            [None, report, None],
+            "the inner one is another function"
+        );
+        assert_eq!(paths(&["{async_fn#1}", poll]), [None, None], "another number");
+        let glue = "{async_block#0}<fn() -> app::report::{async_fn_env#0}, \
+                    app::report::{async_fn_env#0}, ()>";
+        assert_eq!(paths(&["{async_fn#0}", glue])[0], Some("app::report".to_owned()));
+        let two = "f<app::a::{async_fn_env#0}, app::b::{async_fn_env#0}>";
+        assert_eq!(paths(&["{async_fn#0}", two]), [None, None], "one of two");
+        let nested = "f<app::main::{closure#0}::{closure_env#2}>";
+        assert_eq!(paths(&["{closure#2}<u8>", nested]), [Some("app::main".to_owned()), None]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::paths::{Place, program_name};
+use super::paths::{Place, dependency, program_name};
 use super::symbol::Symbol;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,35 @@ fn is_std(name: &str) -> bool {
 
 fn is_std_name(function: &str) -> bool {
     is_std(crate_name(function))
+}
+
+/// Returns whether a call belongs to a library that only passes a poll on from the server to the
+/// handler or to the body, or back.
+pub(super) fn is_glue(symbol: &Symbol, origin: Origin) -> bool {
+    const GLUE: [&str; 15] = [
+        "axum",
+        "axum-core",
+        "futures-core",
+        "futures-util",
+        "http-body",
+        "http-body-util",
+        "hyper",
+        "hyper-util",
+        "pin-project",
+        "sync_wrapper",
+        "tokio",
+        "tonic",
+        "tower",
+        "tower-layer",
+        "tower-service",
+    ];
+    let package = match symbol.file.as_deref() {
+        Some(file) => dependency(file).map(str::to_owned),
+        None => Some(crate_name(&symbol.function).replace('_', "-")),
+    };
+    origin == Origin::TowerStall
+        || origin == Origin::Dependency
+            && package.is_some_and(|package| GLUE.contains(&package.as_str()))
 }
 
 /// Returns the directory of this crate's sources, as it appears in the line tables.

@@ -91,6 +91,14 @@ fn versioned(file: &str) -> Option<&str> {
     (package_name(&package[start..]).len() < package.len() - start).then(|| &file[start..])
 }
 
+/// Returns the name of the package that a file of a dependency is in.
+pub(super) fn dependency(file: &str) -> Option<&str> {
+    match Place::of(file) {
+        Place::Dependency(part) => Some(package_name(part)),
+        _ => None,
+    }
+}
+
 /// Returns the name of a package without its version: `pg` of `pg-1.2.3/src/lib.rs`.
 fn package_name(part: &str) -> &str {
     let package = part.split('/').next().unwrap_or_default();

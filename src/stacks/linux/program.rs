@@ -8,7 +8,7 @@ use addr2line::{Frame, Loader, LoaderReader, demangle_auto};
 use object::{Object, ObjectSymbol, ReadCache};
 
 use super::modules::openable_path;
-use super::names::{is_bare, readable};
+use super::names::{is_bare, paths_of_inlined, readable};
 use super::symbol::Symbol;
 
 /// The start and the size of a function in the file.
@@ -49,10 +49,17 @@ impl Program {
         let of_table = loader.find_symbol_info(address);
         let of_table = of_table.filter(|symbol| self.is_in_function(address, symbol.address()));
         let of_table = of_table.map(|symbol| demangle_auto(symbol.name().into(), None));
-        let mut symbols = Vec::new();
+        let (mut symbols, mut names) = (Vec::new(), Vec::new());
         if let Ok(mut frames) = loader.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
-                symbols.push(symbol(&frame));
+                let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
+                symbols.push(symbol(&frame, name.as_deref()));
+                names.push(name.map(Cow::into_owned).unwrap_or_default());
+            }
+        }
+        for (symbol, path) in symbols.iter_mut().zip(paths_of_inlined(&names)) {
+            if let Some(path) = path {
+                symbol.function = path;
             }
         }
         if symbols.is_empty() && of_table.is_some() {
@@ -93,12 +100,11 @@ fn read(path: &Path) -> Option<(Vec<Extent>, Option<String>)> {
     Some((functions, build_id.map(hex)))
 }
 
-fn symbol(frame: &Frame<'_, LoaderReader<'_>>) -> Symbol {
+fn symbol(frame: &Frame<'_, LoaderReader<'_>>, name: Option<&str>) -> Symbol {
     let location = frame.location.as_ref();
-    let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
     Symbol {
         is_unnamed: name.is_none(),
-        function: name.map_or_else(String::new, |name: Cow<'_, str>| readable(&name)),
+        function: name.map_or_else(String::new, readable),
         file: location.and_then(|location| location.file).map(str::to_owned),
         line: location.and_then(|location| location.line).filter(|&line| line != 0),
         is_program: true,

@@ -1,6 +1,6 @@
 //! Selects the calls of a stack that a report shows: from the innermost one to the handler.
 
-use super::origin::Origin;
+use super::origin::{Origin, is_glue};
 use super::paths::short_path;
 use super::symbol::Symbol;
 use super::tokio_frame::is_runtime;
@@ -13,15 +13,21 @@ pub(super) fn trim(symbols: &[Symbol]) -> Vec<Frame> {
     let origins: Vec<_> = symbols.iter().map(Origin::of).collect();
     let poll = within_poll(symbols, &origins);
     let outermost = origins[..poll].iter().rposition(|origin| *origin == Origin::Application);
-    // Without an application frame, for instance in a body that a library streams, everything
-    // inside this crate's frames.
-    let end = outermost.map_or_else(
-        || origins[..poll].iter().rposition(|origin| *origin != Origin::TowerStall),
-        Some,
-    );
-    let kept = symbols.iter().zip(&origins).take(end.map_or(0, |end| end + 1));
-    let kept = kept.filter(|(symbol, origin)| !is_std_adapter(symbol, **origin));
-    let mut frames: Vec<_> = kept.map(|(symbol, origin)| frame(symbol, *origin)).collect();
+    let is_glue = |index: &usize| is_glue(&symbols[*index], origins[*index]);
+    let last = |is_wanted: &dyn Fn(usize) -> bool| (0..poll).rev().find(|index| is_wanted(*index));
+    // Without an application frame, for instance in a body that a library compresses, everything up
+    // to that library; else, everything inside this crate's frames.
+    let end = outermost
+        .or_else(|| last(&|index| origins[index] == Origin::Dependency && !is_glue(&index)))
+        .or_else(|| last(&|index| origins[index] != Origin::TowerStall));
+    let innermost = origins[..poll].iter().position(|origin| *origin == Origin::Application);
+    // Between the application's calls, such as those of its middleware, only other libraries' are
+    // of interest.
+    let is_between = |index: &usize| innermost.is_some_and(|innermost| *index > innermost);
+    let kept = (0..end.map_or(0, |end| end + 1))
+        .filter(|index| !is_std_adapter(&symbols[*index], origins[*index]))
+        .filter(|index| !(is_between(index) && is_glue(index)));
+    let mut frames: Vec<_> = kept.map(|index| frame(&symbols[index], origins[index])).collect();
     // Consecutive calls inside a library that exports no names for them.
     frames.dedup_by(|this, before| this.location.is_none() && this == before);
     frames
@@ -202,6 +208,36 @@ mod tests {
         assert_eq!(names(&stack), ["read", "files::poll_frame"]);
         assert!(names(&[own()]).is_empty());
         assert!(names(&[]).is_empty());
+    }
+
+    #[test]
+    fn glue_between_the_applications_calls_is_cut() {
+        let stack = [
+            native("recv"),
+            dependency("hyper::client::poll", "hyper-1.0.0/src/client.rs"),
+            application("middleware", 7),
+            dependency("axum::middleware::call", "axum-0.8.9/src/middleware/from_fn.rs"),
+            dependency("call", "tower-0.5.3/src/util/boxed.rs"),
+            dependency("pg::with", "pg-1.0.0/src/lib.rs"),
+            own(),
+            application("outer_middleware", 12),
+            dependency("hyper::proto::poll", "hyper-1.0.0/src/proto.rs"),
+        ];
+        let expected =
+            ["recv", "hyper::client::poll", "middleware", "pg::with", "outer_middleware"];
+        assert_eq!(names(&stack), expected);
+    }
+
+    #[test]
+    fn a_library_alone_is_kept_up_to_its_outermost_call() {
+        let stack = [
+            dependency("brotli::compress", "brotli-8.0.0/src/enc.rs"),
+            dependency("poll_frame", "tower-http-0.7.1/src/compression/body.rs"),
+            dependency("poll_frame", "http-body-util-0.1.0/src/combinators/map_err.rs"),
+            dependency("poll_frame", "axum-core-0.5.0/src/body.rs"),
+            own(),
+        ];
+        assert_eq!(names(&stack), ["brotli::compress", "poll_frame"]);
     }
 
     #[test]
