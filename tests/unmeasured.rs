@@ -143,6 +143,35 @@ fn a_poll_that_hands_off_its_worker_for_long_is_not_a_stall() {
     assert!(ended(&monitor).is_empty(), "{:#?}", ended(&monitor));
 }
 
+/// A thread that runs has no stack. The thread that takes its worker over may be seen there before
+/// the watchdog looks, so the counters of the worker alone show nothing.
+#[test]
+fn a_poll_that_computes_in_place_beside_other_polls_is_not_a_stall() {
+    let runtime = runtime(2);
+    let monitor = monitor_for(&runtime);
+    for _ in 0..2 {
+        let other = monitor.clone();
+        runtime.spawn(async move {
+            loop {
+                other.instrument("other", async {}).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    let work = async {
+        tokio::task::block_in_place(|| {
+            let start = Instant::now();
+            while start.elapsed() < 6 * BLOCK {}
+        });
+    };
+    runtime.block_on(runtime.spawn(monitor.instrument("in-place", work))).unwrap();
+    monitor.clone().shutdown();
+    assert_eq!(stats(&monitor, "TASK", "in-place").unwrap().stalls(), 0);
+    let of_work: Vec<_> =
+        ended(&monitor).into_iter().filter(|stall| stall.route() == "in-place").collect();
+    assert!(of_work.is_empty(), "{of_work:#?}");
+}
+
 #[test]
 fn polls_on_threads_that_are_no_workers_are_reported_and_counted_apart() {
     in_own_process(|| {

@@ -31,13 +31,21 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
         return;
     }
     let (shard, observations) = (&state.shard, &state.shard.observations);
-    let breakdown = breakdown(shard, &monitor, start, end);
+    let worker = monitor.current_worker();
+    let breakdown = read_breakdown(shard, &monitor, start, end).map(|breakdown| TimeBreakdown {
+        // The counters of a worker that is not this thread say nothing about the poll.
+        handed_off: breakdown.handed_off && worker == shard.worker(),
+        ..breakdown
+    });
+    // Once handed off, another thread is that worker.
+    let has_worker = breakdown.is_none_or(|breakdown| !breakdown.handed_off);
+    monitor.set_worker(shard, worker.filter(|_| has_worker));
     let stall = StallMessage {
         id: shard.poll_id(start),
         poll: PollInfo { route: state.route, phase, start, span: state.span, stack_mark: 0 },
         ticks,
         threshold: shard.context.thresholds.stall(),
-        worker: shard.worker(),
+        worker,
         on_worker: is_on_worker(),
         in_flight: monitor.other_requests_in_flight(state.route),
         io_starved: observations.is_starved(start),
@@ -50,18 +58,14 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
 }
 
 /// Returns how a poll spent its time since the watchdog's first sample of it.
-fn breakdown(shard: &Shard, monitor: &MonitorState, start: u64, end: u64) -> Option<TimeBreakdown> {
-    let assumed_worker = shard.worker();
-    monitor.update_worker_index(shard);
+fn read_breakdown(
+    shard: &Shard,
+    monitor: &MonitorState,
+    start: u64,
+    end: u64,
+) -> Option<TimeBreakdown> {
     let cpu = os::thread_cpu_time()?;
     let run_delay = os::sched_stat(Tid::current())?.run_delay;
     let at = monitor.clock.duration(end);
-    let breakdown = shard.observations.breakdown_at_end(start, at, cpu, run_delay)?;
-    // The counters of a worker that is not this thread say nothing about the poll.
-    let handed_off = breakdown.handed_off && shard.worker() == assumed_worker;
-    if handed_off {
-        // Another thread is that worker now, although tokio reports this one until the poll ends.
-        shard.set_worker(None);
-    }
-    Some(TimeBreakdown { handed_off, ..breakdown })
+    shard.observations.breakdown_at_end(start, at, cpu, run_delay)
 }

@@ -81,6 +81,10 @@ impl PollObservations {
         get(&self.moved) == start
     }
 
+    pub(crate) fn set_moved(&self, start: u64) {
+        set(&self.moved, start);
+    }
+
     /// Returns whether the stack of the poll that began at `start` shows that it gives up its
     /// worker, which does not go on, however.
     pub(crate) fn waits_for_hand_off(&self, start: u64) -> bool {
@@ -150,7 +154,7 @@ impl PollObservations {
         if self.samples.is_of(start) {
             self.samples.add(sample);
             if counters.is_some_and(|counters| self.have_changed(counters)) {
-                set(&self.moved, start);
+                self.set_moved(start);
             }
             return;
         }
@@ -161,7 +165,7 @@ impl PollObservations {
         }
         // An odd number of parks and unparks means parked, which no worker is inside a poll.
         if counters[0] != UNKNOWN && counters[0] % 2 == 1 {
-            set(&self.moved, start);
+            self.set_moved(start);
         }
     }
 

@@ -131,12 +131,23 @@ impl MonitorState {
     /// Records in a shard which worker of the watched runtime the current thread is, and returns
     /// it.
     pub(crate) fn update_worker_index(&self, shard: &Shard) -> Option<usize> {
-        let worker = current_worker(&self.runtime);
+        let worker = self.current_worker();
+        self.set_worker(shard, worker);
+        worker
+    }
+
+    /// Returns which worker of the watched runtime the current thread is, according to tokio. After
+    /// `block_in_place`, it still is the one that it has handed off until the poll ends.
+    pub(crate) fn current_worker(&self) -> Option<usize> {
+        current_worker(&self.runtime)
+    }
+
+    /// Records in the current thread's shard which worker it is.
+    pub(crate) fn set_worker(&self, shard: &Shard, worker: Option<usize>) {
         shard.set_worker(worker);
         if let Some(worker) = worker {
-            self.worker_threads.set(worker, Tid::current());
+            self.worker_threads.set(worker, Tid::current(), self.clock.now());
         }
-        worker
     }
 
     /// Asks the reporter and the symbolizer's thread to process what is queued, and to end.

@@ -20,7 +20,9 @@ pub(crate) struct WorkerThreads(Box<[WorkerThread]>);
 struct WorkerThread {
     /// The kernel's id of the thread that was seen as this worker last; 0 if none is known.
     tid: AtomicU64,
-    /// The same of the thread that was seen as this worker first.
+    /// When it was first seen as this worker, in ticks.
+    since: AtomicU64,
+    /// The kernel's id of the thread that was seen as this worker first.
     first_tid: AtomicU64,
     /// The polls of the monitor's own tasks on this worker. A change proves that the worker has
     /// come back to its scheduler.
@@ -31,6 +33,7 @@ impl WorkerThreads {
     pub(super) fn new(workers: usize) -> Self {
         let entry = |_| WorkerThread {
             tid: AtomicU64::new(0),
+            since: AtomicU64::new(0),
             first_tid: AtomicU64::new(0),
             own_polls: AtomicU64::new(0),
         };
@@ -40,6 +43,15 @@ impl WorkerThreads {
     /// Returns the thread that runs a worker, if it is known.
     pub(crate) fn thread(&self, worker: usize) -> Option<Tid> {
         tid(&self.0.get(worker)?.tid)
+    }
+
+    /// Returns whether another thread has been seen as a worker since `start`, at which `thread` was
+    /// that worker.
+    pub(crate) fn is_taken_over(&self, worker: usize, thread: Tid, start: u64) -> bool {
+        self.0.get(worker).is_some_and(|entry| {
+            let is_other = tid(&entry.tid).is_some_and(|other| other != thread);
+            is_other && entry.since.load(Ordering::Relaxed) > start
+        })
     }
 
     /// Returns the first thread that was seen as a worker.
@@ -67,8 +79,11 @@ impl WorkerThreads {
         self.0.get(worker).map_or(0, |entry| entry.own_polls.load(Ordering::Relaxed))
     }
 
-    /// Records which worker the current thread is.
-    pub(crate) fn set(&self, worker: usize, thread: Tid) {
+    /// Records that a thread is a worker, `now` in ticks.
+    pub(crate) fn set(&self, worker: usize, thread: Tid, now: u64) {
+        if self.thread(worker) == Some(thread) {
+            return;
+        }
         for entry in &self.0 {
             forget(entry, thread);
         }
@@ -76,6 +91,7 @@ impl WorkerThreads {
             let (none, first) = (0, bits(thread));
             let first_tid = &entry.first_tid;
             let _ = first_tid.compare_exchange(none, first, Ordering::Relaxed, Ordering::Relaxed);
+            entry.since.store(now, Ordering::Relaxed);
             entry.tid.store(bits(thread), Ordering::Relaxed);
         }
     }
@@ -130,16 +146,29 @@ mod tests {
     fn a_thread_runs_one_worker_and_is_forgotten_by_name() {
         let threads = WorkerThreads::new(2);
         assert_eq!((threads.thread(0), threads.unknown()), (None, 2));
-        threads.set(0, Tid(7));
-        threads.set(1, Tid(7));
+        threads.set(0, Tid(7), 0);
+        threads.set(1, Tid(7), 0);
         assert_eq!((threads.thread(0), threads.thread(1)), (None, Some(Tid(7))));
         threads.forget(1, Tid(8));
         assert!(!threads.is_unknown(Tid(7)), "another thread was forgotten");
         threads.forget(1, Tid(7));
         assert!(threads.is_unknown(Tid(7)));
-        threads.set(9, Tid(7));
+        threads.set(9, Tid(7), 0);
         assert_eq!((threads.thread(9), threads.unknown()), (None, 2), "no such worker");
-        threads.set(1, Tid(9));
+        threads.set(1, Tid(9), 0);
         assert_eq!((threads.first_thread(1), threads.thread(1)), (Some(Tid(7)), Some(Tid(9))));
+    }
+
+    #[test]
+    fn a_worker_is_taken_over_if_another_thread_is_seen_as_it_later() {
+        let threads = WorkerThreads::new(1);
+        threads.set(0, Tid(7), 10);
+        assert!(!threads.is_taken_over(0, Tid(7), 5), "it is that thread");
+        threads.set(0, Tid(9), 20);
+        threads.set(0, Tid(9), 40);
+        assert!(threads.is_taken_over(0, Tid(7), 15));
+        assert!(!threads.is_taken_over(0, Tid(7), 30), "it had been before");
+        threads.forget(0, Tid(9));
+        assert!(!threads.is_taken_over(0, Tid(7), 15), "not known");
     }
 }

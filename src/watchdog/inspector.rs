@@ -97,6 +97,9 @@ impl PollInspector {
         if let Some(thread) = thread {
             let counters = self.counters(stall, &thread);
             observations.record(start, &thread.sample, counters);
+            if self.is_taken_over(stall, thread.target.tid) {
+                observations.set_moved(start);
+            }
             self.capture_if_due(stall, &thread.target, is_report_due);
         } else {
             self.note_refusal(stall);
@@ -115,6 +118,14 @@ impl PollInspector {
         let worker = stall.worker?;
         let is_known = self.monitor.worker_threads.thread(worker) == Some(thread.target.tid);
         is_known.then(|| worker_counters(&self.metrics, worker)).flatten()
+    }
+
+    /// Returns whether another thread has been seen as the worker that a measured poll runs on.
+    fn is_taken_over(&self, stall: &StallInProgress<'_>, thread: Tid) -> bool {
+        let is_measured = stall.poll.route != Routes::UNATTRIBUTED;
+        let threads = &self.monitor.worker_threads;
+        let is_other = |worker| threads.is_taken_over(worker, thread, stall.poll.start);
+        is_measured && stall.worker.is_some_and(is_other)
     }
 
     fn capture_if_due(

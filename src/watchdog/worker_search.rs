@@ -27,7 +27,7 @@ pub(super) fn find_worker_thread(monitor: &MonitorState) {
         .collect();
     let known: Vec<_> = known.iter().map(|tid| tid.0).collect();
     if let Some(thread) = missing_thread(&known, &candidates) {
-        threads.set(worker, os::Tid(thread));
+        threads.set(worker, os::Tid(thread), monitor.clock.now());
     }
 }
 
