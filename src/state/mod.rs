@@ -198,6 +198,7 @@ impl MonitorState {
             .unattributed
             .iter()
             .enumerate()
+            .filter(|(_, poll)| poll.is_confirmed())
             .filter_map(move |(worker, poll)| StallInProgress::unattributed(worker, poll, now));
         polls
             .filter(move |stall| stall.age > threshold)

@@ -25,6 +25,8 @@ pub(crate) struct UnattributedPoll {
     /// When it began, in ticks; 0 if there is none. Relaxed, like `suspected_since`:
     /// `observations` holds the time of the poll that each of its values belongs to.
     start: AtomicU64,
+    /// The start of the poll that is beyond doubt. Another one may turn out to be many short ones.
+    confirmed: AtomicU64,
     /// Since when the worker has been suspected of being occupied, in ticks; 0 if it is not.
     suspected_since: AtomicU64,
     pub(crate) observations: PollObservations,
@@ -88,6 +90,16 @@ impl UnattributedPoll {
     pub(crate) fn observed_since(&self) -> Option<u64> {
         let suspected_since = self.suspected_since.load(Ordering::Relaxed);
         self.start().or((suspected_since != 0).then_some(suspected_since))
+    }
+
+    /// Returns whether the poll is beyond doubt.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.start() == Some(self.confirmed.load(Ordering::Relaxed))
+    }
+
+    /// Records that the poll is beyond doubt.
+    pub(crate) fn confirm(&self) {
+        self.confirmed.store(self.start.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     pub(crate) fn suspect(&self, since: u64) {

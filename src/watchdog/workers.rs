@@ -78,7 +78,7 @@ impl WorkerTracker {
                     }
                 }
                 Progress::None => {
-                    state.set_idle_neighbor(has_parked);
+                    state.set_idle_neighbor(has_parked, now);
                     found.is_suspect |= suspect(&monitor, state, unattributed, now);
                     if state.is_sample_due(now) {
                         inspect(&monitor, inspector, state, worker, scan.thread, limits, now);
@@ -130,7 +130,11 @@ fn inspect(
         Transition::Free => unattributed.end(monitor, worker, now),
     }
     if let Some(stall) = StallInProgress::unattributed(worker, unattributed, now) {
-        inspector.observe(&stall, sampled, state.is_beyond_doubt(limits, now));
+        let is_beyond_doubt = state.is_beyond_doubt(limits, now);
+        if is_beyond_doubt {
+            unattributed.confirm();
+        }
+        inspector.observe(&stall, sampled, is_beyond_doubt);
     }
 }
 

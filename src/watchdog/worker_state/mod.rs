@@ -6,9 +6,11 @@
 //!
 //! - A thread that was blocked in one system call all the time, and never on-CPU, is certain.
 //! - A thread that runs is believed after a longer time, and its stall is forgotten again if the
-//!   counters then change although the worker has not parked: that is the end of a batch.
+//!   worker then goes on without having parked: that may be a batch.
 //! - While another worker is parked, the queue of this one is empty, so that a shorter time is
-//!   enough: the other would have stolen what waits there.
+//!   enough: the other would have stolen what waits there. A worker that goes on with another task
+//!   after that has run one long poll. If its counters change, it has run a batch nevertheless: of a
+//!   task that yields, and is the only one.
 //!
 //! [`event_interval`]: tokio::runtime::Builder::event_interval
 
@@ -33,10 +35,10 @@ pub(super) struct WorkerState {
     activity: WorkerActivity,
     /// Since when `activity` has not changed.
     unchanged_since: u64,
-    /// Whether another worker was parked at each scan since then.
-    has_idle_neighbor: bool,
-    /// The first sample of the thread since then.
-    first_sample: Option<ThreadSample>,
+    /// When another worker was parked at a scan since then, for the last time.
+    idle_neighbor_at: u64,
+    /// The first and the last sample of the thread since then.
+    samples: Option<[ThreadSample; 2]>,
     blocked: Option<Blocked>,
     /// Whether the worker was found occupied by what it was blocked in, which is certain.
     is_certain: bool,
@@ -76,6 +78,8 @@ pub(super) struct WorkerLimits {
     pub(super) running_beside_idle: u64,
     /// Longer than a batch without a stall takes.
     pub(super) batch: u64,
+    /// The same as a duration.
+    pub(super) batch_time: Duration,
 }
 
 /// One sample of a worker's thread.
@@ -128,25 +132,28 @@ impl WorkerState {
         }
         let ([parks, busy], [parks_before, busy_before]) =
             (activity.counters, self.activity.counters);
-        let is_batch_end = busy != busy_before && parks == parks_before;
-        let is_short = now.saturating_sub(self.unchanged_since) <= limits.batch;
+        let is_one_poll = busy == busy_before && self.was_long_beside_idle(limits);
+        let may_be_batch =
+            parks == parks_before && !is_one_poll && !self.is_beyond_doubt(limits, now);
         let progress = Progress::Made {
-            may_be_batch: is_batch_end && is_short && !self.is_certain,
+            may_be_batch,
             blocked_in: self.blocked.map(|blocked| blocked.observed),
         };
-        *self = Self {
-            activity,
-            unchanged_since: now,
-            has_idle_neighbor: true,
-            next_sample: limits.suspect,
-            ..Self::default()
-        };
+        *self =
+            Self { activity, unchanged_since: now, next_sample: limits.suspect, ..Self::default() };
         progress
     }
 
     /// Records whether another worker is parked at this scan.
-    pub(super) fn set_idle_neighbor(&mut self, is_idle: bool) {
-        self.has_idle_neighbor &= is_idle;
+    pub(super) fn set_idle_neighbor(&mut self, is_idle: bool, now: u64) {
+        if is_idle {
+            self.idle_neighbor_at = now;
+        }
+    }
+
+    /// Returns whether the worker has made no progress for long while another one was parked.
+    fn was_long_beside_idle(&self, limits: WorkerLimits) -> bool {
+        self.idle_neighbor_at.saturating_sub(self.unchanged_since) >= limits.running_beside_idle
     }
 
     /// Returns since when the worker has made no progress.
@@ -160,10 +167,20 @@ impl WorkerState {
         now.saturating_sub(self.unchanged_since) >= self.next_sample
     }
 
-    /// Returns whether an occupied worker is occupied beyond doubt, so that a report of the stall
-    /// in progress is due.
+    /// Returns whether an occupied worker is occupied beyond doubt, so that the stall is shown while
+    /// it is in progress.
+    ///
+    /// The time for which the host has kept the thread from running does not count: on a busy host
+    /// any batch takes long. It is not known of a thread that is not known.
     pub(super) fn is_beyond_doubt(&self, limits: WorkerLimits, now: u64) -> bool {
-        self.is_certain || now.saturating_sub(self.unchanged_since) > limits.batch
+        let is_long = match self.samples {
+            Some([first, last]) => {
+                let run_delay = last.run_delay.saturating_sub(first.run_delay);
+                last.at.saturating_sub(first.at).saturating_sub(run_delay) > limits.batch_time
+            }
+            None => now.saturating_sub(self.unchanged_since) > limits.batch,
+        };
+        self.is_certain || is_long
     }
 
     /// Records a sample of the thread of an inactive worker, and decides. `None` means that the
@@ -181,7 +198,6 @@ impl WorkerState {
             *self = Self {
                 activity,
                 unchanged_since: now,
-                has_idle_neighbor: true,
                 next_sample: limits.suspect,
                 ..Self::default()
             };
@@ -215,7 +231,7 @@ impl WorkerState {
         let Some(WorkerSample { observed, sample }) = sample else {
             return self.blocked.take().is_some();
         };
-        self.first_sample.get_or_insert(sample);
+        self.samples.get_or_insert([sample; 2])[1] = sample;
         if self.blocked.is_some_and(|blocked| blocked.observed == observed) {
             return false;
         }
@@ -237,10 +253,9 @@ impl WorkerState {
                 return Some((blocked.since, Some(blocked.sample)));
             }
         }
-        let limit =
-            if self.has_idle_neighbor { limits.running_beside_idle } else { limits.running };
-        let is_long = now.saturating_sub(self.unchanged_since) >= limit;
-        is_long.then_some((self.unchanged_since, self.first_sample))
+        let is_long = self.was_long_beside_idle(limits)
+            || now.saturating_sub(self.unchanged_since) >= limits.running;
+        is_long.then(|| (self.unchanged_since, self.samples.map(|[first, _]| first)))
     }
 }
 
@@ -259,6 +274,7 @@ impl WorkerLimits {
             running,
             running_beside_idle: limit(RUNNING_BESIDE_IDLE),
             batch: batch(threshold),
+            batch_time: clock.duration(batch(threshold)),
         }
     }
 }

@@ -1,8 +1,14 @@
 use super::*;
 use crate::os::{BlockedIn, Syscall, Tid};
 
-const LIMITS: WorkerLimits =
-    WorkerLimits { suspect: 5, blocked: 25, running: 500, running_beside_idle: 200, batch: 1_500 };
+const LIMITS: WorkerLimits = WorkerLimits {
+    suspect: 5,
+    blocked: 25,
+    running: 500,
+    running_beside_idle: 200,
+    batch: 1_500,
+    batch_time: Duration::from_millis(1_500),
+};
 
 /// Builds a sample of a thread that is blocked, or of one that runs.
 fn sample(state: ThreadState, timeslices: u64) -> Option<WorkerSample> {
@@ -26,17 +32,23 @@ fn running() -> Option<WorkerSample> {
     sample(ThreadState::Running, 1)
 }
 
+/// Builds a sample of a thread that runs at `now`, and has waited for a core for `run_delay`.
+fn running_at(now: u64, run_delay: u64) -> Option<WorkerSample> {
+    let WorkerSample { observed, sample } = running()?;
+    let (at, run_delay) = (Duration::from_millis(now), Duration::from_millis(run_delay));
+    Some(WorkerSample { observed, sample: ThreadSample { at, run_delay, ..sample } })
+}
+
 fn activity(counters: [u64; 2], polls: u64) -> WorkerActivity {
     WorkerActivity { counters, polls, own_polls: 0 }
 }
 
 /// Creates the state of a worker that was active at 0 for the last time.
-fn inactive(has_idle_neighbor: bool) -> WorkerState {
+fn inactive() -> WorkerState {
     let mut state = WorkerState::default();
     let made = |progress| matches!(progress, Progress::Made { .. });
     assert!(made(state.progress(activity([2, 100], 1), false, LIMITS, 0)));
     assert!(!made(state.progress(activity([2, 100], 1), false, LIMITS, 1)));
-    state.set_idle_neighbor(has_idle_neighbor);
     state
 }
 
@@ -94,27 +106,27 @@ fn a_blocked_worker_is_occupied_once_it_exceeds_the_threshold() {
         (31, Seen::Occupied(5)),
         (40, Seen::Still),
     ];
-    assert_eq!(transitions(&mut inactive(false), samples), expected);
+    assert_eq!(transitions(&mut inactive(), samples), expected);
 }
 
 #[test]
 fn a_worker_that_was_on_cpu_between_two_samples_is_not_occupied() {
     let samples = [(5, blocked(1)), (20, blocked(2)), (31, blocked(2)), (46, blocked(2))];
     let expected = [(5, Seen::Wait), (20, Seen::Wait), (31, Seen::Wait), (46, Seen::Occupied(20))];
-    assert_eq!(transitions(&mut inactive(false), samples), expected);
+    assert_eq!(transitions(&mut inactive(), samples), expected);
 }
 
 #[test]
 fn an_occupied_worker_that_resumes_is_free() {
     let samples = [(5, blocked(1)), (40, blocked(1)), (45, running()), (46, running())];
     let expected = [(5, Seen::Wait), (40, Seen::Occupied(5)), (45, Seen::Free)];
-    let seen = transitions(&mut inactive(false), samples);
+    let seen = transitions(&mut inactive(), samples);
     assert_eq!(seen, expected, "the next sample is due at 50");
 }
 
 #[test]
 fn a_running_worker_is_sampled_at_each_doubling_and_believed_late() {
-    let seen = transitions(&mut inactive(false), (0..502).map(|now| (now, running())));
+    let seen = transitions(&mut inactive(), (0..502).map(|now| (now, running())));
     let doublings = [5, 10, 20, 40, 80, 160, 200, 400].map(|now| (now, Seen::Wait));
     assert_eq!(seen[..8], doublings);
     assert_eq!(seen[8..], [(500, Seen::Occupied(0)), (501, Seen::Still)]);
@@ -122,25 +134,45 @@ fn a_running_worker_is_sampled_at_each_doubling_and_believed_late() {
 
 #[test]
 fn a_running_worker_beside_a_parked_one_is_believed_sooner() {
-    assert_eq!(first_occupied(&mut inactive(true), running()), Some((200, Seen::Occupied(0))));
+    let mut state = inactive();
+    let is_believed = |now: &u64| {
+        state.set_idle_neighbor(true, *now);
+        let is_due = state.is_sample_due(*now);
+        is_due && matches!(state.next(running(), false, LIMITS, *now), Transition::Occupied { .. })
+    };
+    assert_eq!((2..1_000).find(is_believed), Some(200));
 }
 
 #[test]
 fn a_worker_whose_thread_is_not_known_is_believed_like_a_running_one() {
-    assert_eq!(first_occupied(&mut inactive(false), None), Some((500, Seen::Occupied(0))));
+    assert_eq!(first_occupied(&mut inactive(), None), Some((500, Seen::Occupied(0))));
 }
 
 #[test]
 fn a_running_worker_whose_counters_change_without_a_park_may_have_run_a_batch() {
-    let mut state = inactive(false);
+    let mut state = inactive();
     assert!(may_be_batch(&mut state, [2, 600], 600), "61 polls");
     assert!(!may_be_batch(&mut state, [3, 900], 900), "it has parked");
     assert!(!may_be_batch(&mut state, [3, 2_401], 2_401), "too long for a batch without a stall");
 }
 
 #[test]
+fn a_worker_that_polls_another_task_after_long_beside_a_parked_one_has_run_one_poll() {
+    for (idle_neighbor_at, counters, expected) in
+        [(0, [2, 100], true), (199, [2, 100], true), (200, [2, 100], false), (200, [2, 600], true)]
+    {
+        let mut state = inactive();
+        state.set_idle_neighbor(true, idle_neighbor_at);
+        state.set_idle_neighbor(false, 500);
+        let progress = state.progress(activity(counters, 2), false, LIMITS, 600);
+        let is_batch = matches!(progress, Progress::Made { may_be_batch: true, .. });
+        assert_eq!(is_batch, expected, "{idle_neighbor_at} {counters:?}");
+    }
+}
+
+#[test]
 fn a_worker_that_was_blocked_has_not_run_a_batch() {
-    let mut state = inactive(false);
+    let mut state = inactive();
     transitions(&mut state, [5, 31, 40].map(|now| (now, blocked(1))));
     assert!(state.is_beyond_doubt(LIMITS, 40));
     assert!(!may_be_batch(&mut state, [2, 600], 600));
@@ -148,15 +180,31 @@ fn a_worker_that_was_blocked_has_not_run_a_batch() {
 
 #[test]
 fn a_running_worker_is_beyond_doubt_once_no_batch_explains_it() {
-    let mut state = inactive(true);
-    assert!(first_occupied(&mut state, running()).is_some());
+    let mut state = inactive();
+    transitions(&mut state, [5, 1_505].map(|now| (now, running_at(now, 0))));
+    assert!(!state.is_beyond_doubt(LIMITS, 2_000));
+    transitions(&mut state, [(1_506, running_at(1_506, 0))]);
+    assert!(state.is_beyond_doubt(LIMITS, 2_000));
+}
+
+#[test]
+fn the_time_in_the_run_queue_does_not_speak_against_a_batch() {
+    let mut state = inactive();
+    transitions(&mut state, [(5, running_at(5, 100)), (3_000, running_at(3_000, 1_700))]);
+    assert!(!state.is_beyond_doubt(LIMITS, 3_000));
+    assert!(may_be_batch(&mut state, [2, 3_000], 3_001));
+}
+
+#[test]
+fn a_worker_whose_thread_is_not_known_is_beyond_doubt_by_the_time_alone() {
+    let state = inactive();
     assert!(!state.is_beyond_doubt(LIMITS, 1_500));
     assert!(state.is_beyond_doubt(LIMITS, 1_501));
 }
 
 #[test]
 fn any_activity_starts_over() {
-    let mut state = inactive(false);
+    let mut state = inactive();
     transitions(&mut state, [(5, blocked(1)), (20, blocked(1))]);
     let progress = state.progress(activity([2, 100], 2), false, LIMITS, 24);
     assert!(matches!(progress, Progress::Made { blocked_in: Some(_), .. }), "{progress:?}");
@@ -171,4 +219,12 @@ fn on_a_runtime_of_many_workers_a_running_one_is_believed_later() {
     let clock = Clock::Manual(std::sync::Arc::default());
     let running = |workers| WorkerLimits::new(&clock, 5, 25_000_000, workers).running;
     assert_eq!([1, 8, 64].map(running), [500_000_000, 500_000_000, 4_000_000_000]);
+}
+
+#[test]
+fn a_batch_is_as_long_as_the_polls_between_two_updates_of_the_counters() {
+    let clock = Clock::Manual(std::sync::Arc::default());
+    let limits = WorkerLimits::new(&clock, 5, 25_000_000, 2);
+    assert_eq!((limits.batch, limits.batch_time.as_millis()), (61 * 25_000_000, 61 * 25));
+    assert_eq!((limits.blocked, limits.running_beside_idle), (25_000_000, 200_000_000));
 }
