@@ -6,12 +6,22 @@ const MAX_LENGTH: usize = 120;
 /// Returns a name as its author wrote it: without type parameters and the compiler's closures, and
 /// not longer than fits in a line.
 ///
-/// An async function, for instance, is compiled to a closure, which is part of the name.
+/// An async function, for instance, is compiled to a closure, which is part of the name. The name of
+/// the code that drops a value has the type of the value, which tells what is dropped.
 pub(super) fn readable(name: &str) -> String {
+    if let Some(dropped) = dropped_type(name) {
+        return shorten(&format!("drop_in_place<{}>", readable(dropped)));
+    }
     let name = without_parameters(name);
     let name = unqualified(&name);
     let name = without_closures(name.strip_prefix("{impl#").map_or(&name, after_impl));
     shorten(name)
+}
+
+fn dropped_type(name: &str) -> Option<&str> {
+    let (_, parameter) = name.split_once("drop_in_place")?;
+    let parameter = parameter.strip_prefix("::").unwrap_or(parameter);
+    parameter.strip_prefix('<')?.strip_suffix('>')
 }
 
 /// Finds the path of inlined closures and async functions, of which line tables have only the last
@@ -134,6 +144,9 @@ mod tests {
             ("<tokio::runtime::Context>::run", "tokio::runtime::Context::run"),
             ("<demo::Pool<u8> as core::ops::Drop>::drop", "<demo::Pool as core::ops::Drop>::drop"),
             ("{impl#5}::poll<u8>", "poll"),
+            ("drop_in_place<demo::f::{async_fn_env#0}>", "drop_in_place<demo::f>"),
+            ("core::ptr::drop_in_place::<demo::Tree<u8>>", "drop_in_place<demo::Tree>"),
+            ("core::ptr::drop_in_place<[demo::Row]>", "drop_in_place<[demo::Row]>"),
             ("<[u8] as demo::Encode>::encode", "<[u8] as demo::Encode>::encode"),
             ("__libc_read", "__libc_read"),
         ] {

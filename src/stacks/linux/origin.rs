@@ -130,18 +130,17 @@ pub(super) fn is_glue(symbol: &Symbol, origin: Origin) -> bool {
 
 /// Returns the directory of this crate's sources, as it appears in the line tables.
 pub(super) fn source_dir() -> Option<&'static str> {
-    const THIS_FILE: &str = "stacks/linux/origin.rs";
     static SOURCE_DIR: OnceLock<Option<String>> = OnceLock::new();
-    let find = || {
-        let dir = file!().strip_suffix(THIS_FILE)?;
-        let is_relative = !dir.starts_with('/');
-        Some(if is_relative {
-            format!("{}/{dir}", env!("CARGO_MANIFEST_DIR"))
-        } else {
-            dir.to_owned()
-        })
-    };
-    SOURCE_DIR.get_or_init(find).as_deref()
+    SOURCE_DIR.get_or_init(|| source_dir_of(file!(), env!("CARGO_MANIFEST_DIR"))).as_deref()
+}
+
+/// `file` is the path of this file for the compiler. It is relative to the root of the workspace if
+/// the crate lies below that.
+fn source_dir_of(file: &str, manifest_dir: &str) -> Option<String> {
+    const THIS_FILE: &str = "stacks/linux/origin.rs";
+    let dir = file.strip_suffix(THIS_FILE)?;
+    let is_absolute = dir.starts_with('/');
+    Some(if is_absolute { dir.to_owned() } else { format!("{manifest_dir}/src/") })
 }
 
 #[cfg(not(tower_stall_loom))]
@@ -174,6 +173,16 @@ mod tests {
         assert_eq!(origin(generated, 3), Origin::Generated);
         assert_eq!(origin("./nptl/futex.c", 3), Origin::Native);
         assert_eq!(Origin::of(&native("futex_wait")), Origin::Native);
+    }
+
+    #[test]
+    fn the_sources_of_this_crate_are_found_wherever_it_lies() {
+        let dir = |file, manifest_dir| source_dir_of(file, manifest_dir).unwrap();
+        assert_eq!(dir("src/stacks/linux/origin.rs", "/ts"), "/ts/src/");
+        let in_workspace = dir("libs/ts/src/stacks/linux/origin.rs", "/app/libs/ts");
+        assert_eq!(in_workspace, "/app/libs/ts/src/");
+        let in_registry = "/registry/src/index/ts-1.0.0/src/stacks/linux/origin.rs";
+        assert_eq!(dir(in_registry, "/remapped"), "/registry/src/index/ts-1.0.0/src/");
     }
 
     #[test]
