@@ -15,8 +15,8 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use self::support::{
-    builder_for, ended, eventually, in_own_process, in_progress, install_recorder, monitor_for,
-    runtime, scrape, stats,
+    builder_for, current_thread_runtime, ended, eventually, in_own_process, in_progress,
+    install_recorder, monitor_for, runtime, scrape, stats,
 };
 
 const BLOCK: Duration = Duration::from_millis(100);
@@ -189,6 +189,47 @@ fn polls_on_threads_that_are_no_workers_are_reported_and_counted_apart() {
         assert!(!stall.is_io_starved(), "only a worker holds the driver");
         assert_eq!(stats(&monitor, "TASK", "report").unwrap().stalls(), 0);
     });
+}
+
+#[test]
+fn a_runtime_that_has_ended_is_not_stalled() {
+    in_own_process(|| {
+        install_recorder();
+        for runtime in [runtime(2), current_thread_runtime()] {
+            let monitor = monitor_for(&runtime);
+            runtime.block_on(async {
+                tokio::time::sleep(3 * BLOCK).await;
+                tokio::spawn(async {}).await.unwrap();
+            });
+            drop(runtime);
+            // A bounded wait: long enough for any thread to be believed to be stalled.
+            thread::sleep(20 * BLOCK);
+            assert!(monitor.recent_stalls().is_empty(), "{:#?}", monitor.recent_stalls());
+            let sum = |name| scrape().sum(name, &[]);
+            assert_eq!(sum("tower_stall_workers_stalled"), 0.0);
+            assert_eq!(sum("tower_stall_worker_busy_ratio"), 0.0);
+            monitor.shutdown();
+        }
+    });
+}
+
+/// Which needs a stack that shows that the thread is elsewhere.
+#[test]
+fn a_runtime_that_no_thread_drives_is_not_stalled() {
+    if !cfg!(all(target_arch = "x86_64", target_env = "gnu", feature = "stacks")) {
+        return;
+    }
+    let runtime = current_thread_runtime();
+    let monitor = monitor_for(&runtime);
+    for _ in 0..2 {
+        runtime.block_on(async { tokio::time::sleep(3 * BLOCK).await });
+        // A bounded wait: the time in which nobody drives the runtime.
+        thread::sleep(20 * BLOCK);
+        assert!(in_progress(&monitor).is_empty(), "{:#?}", in_progress(&monitor));
+    }
+    runtime.block_on(async { thread::sleep(3 * BLOCK) });
+    eventually("the stall inside it is reported", || !ended(&monitor).is_empty());
+    assert_eq!(ended(&monitor).len(), 1, "{:#?}", ended(&monitor));
 }
 
 /// 30 tasks of 10 ms polls keep two workers busy, of which tokio hears every 610 ms.

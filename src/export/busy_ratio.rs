@@ -32,9 +32,13 @@ impl BusyRatio {
         self.ratio
     }
 
-    /// Ends an interval.
-    pub(super) fn update(&mut self, metrics: &RuntimeMetrics, worker: usize) {
-        self.advance(WorkerTotals::read(metrics, worker), Instant::now());
+    /// Ends an interval. The workers of a runtime that has ended are not busy.
+    pub(super) fn update(&mut self, metrics: &RuntimeMetrics, worker: usize, has_ended: bool) {
+        if has_ended {
+            self.ratio = 0.0;
+        } else {
+            self.advance(WorkerTotals::read(metrics, worker), Instant::now());
+        }
     }
 
     fn advance(&mut self, totals: WorkerTotals, now: Instant) {

@@ -151,6 +151,7 @@ impl Exporter {
         };
         RuntimeSnapshot {
             metrics: monitor.runtime.metrics(),
+            has_ended: monitor.runtime_ended.is_set(),
             lag: self.lag.snapshot(),
             stalled_workers,
             watchdog_late: self.stats.late(),

@@ -20,6 +20,7 @@ use crate::watchdog::LagSnapshot;
 #[derive(Debug)]
 pub(super) struct RuntimeSnapshot {
     pub(super) metrics: RuntimeMetrics,
+    pub(super) has_ended: bool,
     pub(super) lag: LagSnapshot,
     /// The workers that are inside a stall, with its age.
     pub(super) stalled_workers: BTreeMap<usize, Duration>,
@@ -147,7 +148,7 @@ impl RuntimeSeries {
         if self.worker_busy_at.elapsed() >= Self::BUSY_INTERVAL {
             self.worker_busy_at = Instant::now();
             for (worker, (_, busy)) in self.worker_busy.iter_mut().enumerate() {
-                busy.update(&snapshot.metrics, worker);
+                busy.update(&snapshot.metrics, worker, snapshot.has_ended);
             }
         }
         for (key, busy) in &self.worker_busy {

@@ -2,6 +2,7 @@
 
 mod blocking_pool_wait;
 mod collapsed_stacks;
+mod flag;
 mod history;
 mod message;
 mod queue;
@@ -19,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub(crate) use self::blocking_pool_wait::BlockingPoolWait;
 pub(crate) use self::history::History;
@@ -31,6 +32,7 @@ pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
 pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads, is_on_worker};
 
+use self::flag::Flag;
 use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
@@ -52,6 +54,8 @@ pub(crate) struct MonitorState {
     pub(crate) shards: Shards,
     pub(crate) runtime: Handle,
     pub(crate) runtime_name: Arc<str>,
+    /// Whether the runtime has ended: its workers' counters mean nothing any more.
+    pub(crate) runtime_ended: Flag,
     pub(crate) thresholds: Arc<Thresholds>,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) queue: ReportQueue,
@@ -112,6 +116,7 @@ impl MonitorState {
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,
             runtime_name: options.runtime_name.into(),
+            runtime_ended: Flag::default(),
             route_label: options.route_label,
             route_label_first: options.route_label_first,
             scanned_until: ScanProgress::new(),
@@ -206,6 +211,13 @@ impl MonitorState {
             .filter(|stall| !stall.observations.is_handed_off(stall.poll.start))
     }
 
+    /// Ends the stalls of unmeasured code.
+    pub(crate) fn end_unattributed(&self, now: u64) {
+        for (worker, poll) in self.unattributed.iter().enumerate() {
+            poll.end(self, worker, now);
+        }
+    }
+
     /// Returns whether a poll is still running.
     pub(crate) fn is_running(&self, id: PollId) -> bool {
         let is_current = |shard: &Shard| {
@@ -234,7 +246,11 @@ impl MonitorState {
         for (worker, poll) in unattributed {
             if UnattributedPoll::id(worker, id.start) == id {
                 poll.observations.set_handed_off(id.start);
-                if let Some(thread) = self.worker_threads.thread(worker) {
+                // The thread that drives this one runs nothing else that could be a worker.
+                let is_current_thread =
+                    self.runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+                let thread = self.worker_threads.thread(worker).filter(|_| !is_current_thread);
+                if let Some(thread) = thread {
                     self.worker_threads.forget(worker, thread);
                 }
             }

@@ -92,6 +92,11 @@ impl UnattributedPoll {
         self.start().or((suspected_since != 0).then_some(suspected_since))
     }
 
+    /// Returns whether a stack has shown that the thread is not inside the runtime.
+    pub(crate) fn is_handed_off(&self) -> bool {
+        self.start().is_some_and(|start| self.observations.is_handed_off(start))
+    }
+
     /// Returns whether the poll is beyond doubt.
     pub(crate) fn is_confirmed(&self) -> bool {
         self.start() == Some(self.confirmed.load(Ordering::Relaxed))

@@ -2,6 +2,7 @@
 
 mod drivers;
 mod running;
+mod runtime_end;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use self::drivers::Drivers;
 use self::running::Threads;
+use self::runtime_end::RuntimeEnd;
 use crate::error::Error;
 use crate::export::{ExportLoop, Exporter};
 use crate::report::{Hook, Outputs, Reporter, SymbolLoop};
@@ -132,15 +134,20 @@ impl Drop for MonitorGuard {
     }
 }
 
-/// Returns the future of the lag probe, which also discovers workers.
+/// Returns the future of the lag probe, which also discovers workers, and notices the end of the
+/// runtime.
 fn probe_and_discover(
     monitor: &Arc<MonitorState>,
     lag: Arc<Lag>,
 ) -> impl Future<Output = ()> + Send + use<> {
+    let end = RuntimeEnd::new(monitor);
     let (clock, bounds) = (monitor.clock.clone(), monitor.bounds.clone());
     let (monitor, idle) = (Arc::clone(monitor), Arc::clone(monitor));
     let discover = move |round, is_idle| discover_workers(&monitor, round, is_idle);
-    probe(lag, clock, bounds, move || idle.notifier.is_armed(), discover)
+    async move {
+        probe(lag, clock, bounds, move || idle.notifier.is_armed(), discover).await;
+        end.disarm();
+    }
 }
 
 /// Returns whether another worker could take over the I/O driver.

@@ -83,17 +83,10 @@ impl Watchdog {
             let late = if is_host_delay { late } else { Duration::ZERO };
             self.stats.add_late(&self.monitor.clock, &self.monitor.bounds, late);
         }
-        self.end_unattributed();
+        // The watchdog will not see their end.
+        self.monitor.end_unattributed(self.monitor.clock.now());
         self.rescuer.close();
         self.monitor.close_queue();
-    }
-
-    /// Ends the stalls that the watchdog will not see the end of.
-    fn end_unattributed(&self) {
-        let now = self.monitor.clock.now();
-        for (worker, poll) in self.monitor.unattributed.iter().enumerate() {
-            poll.end(&self.monitor, worker, now);
-        }
     }
 
     fn run_once(&mut self) {

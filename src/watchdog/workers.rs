@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::RuntimeMetrics;
+use tokio::runtime::{RuntimeFlavor, RuntimeMetrics};
 
 use super::inspector::{PollInspector, SampledThread};
 use super::timing::SUSPECT_AGE;
@@ -17,6 +17,8 @@ pub(super) struct WorkerTracker {
     monitor: Arc<MonitorState>,
     metrics: RuntimeMetrics,
     states: Box<[WorkerState]>,
+    /// Whether the runtime runs only while a thread drives it, which may also do something else.
+    is_current_thread: bool,
 }
 
 /// What a scan found of all workers.
@@ -42,12 +44,17 @@ impl WorkerTracker {
     pub(super) fn new(monitor: Arc<MonitorState>) -> Self {
         let metrics = monitor.runtime.metrics();
         let states = vec![WorkerState::default(); monitor.unattributed.len()].into();
-        Self { monitor, metrics, states }
+        let is_current_thread = monitor.runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        Self { monitor, metrics, states, is_current_thread }
     }
 
     pub(super) fn scan(&mut self, inspector: &mut PollInspector) -> WorkersScan {
         let monitor = Arc::clone(&self.monitor);
         let now = monitor.clock.now();
+        if monitor.runtime_ended.is_set() {
+            monitor.end_unattributed(now);
+            return WorkersScan::default();
+        }
         let limits = WorkerLimits::new(
             &monitor.clock,
             inspector.suspect_age(),
@@ -61,7 +68,7 @@ impl WorkerTracker {
             let Some(state) = self.states.get_mut(worker) else { continue };
             let scan = WorkerScan::new(&monitor, worker, counters);
             let is_idle_or_measured = counters[0] % 2 == 1 || scan.is_measured;
-            found.is_busy |= !is_idle_or_measured;
+            found.is_busy |= !is_idle_or_measured && state.outside_runtime().is_none();
             match state.progress(scan.activity, is_idle_or_measured, limits, now) {
                 Progress::Made { may_be_batch, blocked_in } => {
                     if may_be_batch {
@@ -76,6 +83,14 @@ impl WorkerTracker {
                             monitor.worker_threads.forget(worker, thread);
                         }
                     }
+                }
+                Progress::None if self.is_current_thread && unattributed.is_handed_off() => {
+                    unattributed.discard();
+                    state.set_outside_runtime();
+                }
+                Progress::None if is_outside_runtime(state, scan.thread, inspector, now) => {}
+                Progress::None if state.outside_runtime().is_some() => {
+                    state.start_over(limits, now);
                 }
                 Progress::None => {
                     state.set_idle_neighbor(has_parked, now);
@@ -103,6 +118,19 @@ fn suspect(
         unattributed.suspect(since);
     }
     is_suspect
+}
+
+/// Returns whether the thread of a runtime that nobody drives is still where it was found.
+fn is_outside_runtime(
+    state: &WorkerState,
+    thread: Option<Tid>,
+    inspector: &PollInspector,
+    now: u64,
+) -> bool {
+    state.outside_runtime().is_some_and(|found| {
+        let sample = thread.and_then(|thread| inspector.sample_thread(thread, now));
+        sample.is_some_and(|sample| sample.observed() == found)
+    })
 }
 
 /// Samples the thread of a worker that has made no progress, and decides whether unmeasured code

@@ -42,6 +42,8 @@ pub(super) struct WorkerState {
     blocked: Option<Blocked>,
     /// Whether the worker was found occupied by what it was blocked in, which is certain.
     is_certain: bool,
+    /// What the thread was blocked in when it was found outside the runtime, which nobody drives.
+    outside_runtime: Option<(ThreadState, SchedStat)>,
     /// How long `activity` must be unchanged before the thread is sampled again.
     next_sample: u64,
 }
@@ -139,9 +141,29 @@ impl WorkerState {
             may_be_batch,
             blocked_in: self.blocked.map(|blocked| blocked.observed),
         };
-        *self =
-            Self { activity, unchanged_since: now, next_sample: limits.suspect, ..Self::default() };
+        self.activity = activity;
+        self.start_over(limits, now);
         progress
+    }
+
+    /// Records that the thread is blocked outside the runtime.
+    pub(super) fn set_outside_runtime(&mut self) {
+        self.outside_runtime = self.blocked.map(|blocked| blocked.observed);
+    }
+
+    /// Returns what the thread is blocked in outside the runtime, if it is.
+    pub(super) fn outside_runtime(&self) -> Option<(ThreadState, SchedStat)> {
+        self.outside_runtime
+    }
+
+    /// Starts over, because the thread has gone on.
+    pub(super) fn start_over(&mut self, limits: WorkerLimits, now: u64) {
+        *self = Self {
+            activity: self.activity,
+            unchanged_since: now,
+            next_sample: limits.suspect,
+            ..Self::default()
+        };
     }
 
     /// Records whether another worker is parked at this scan.
@@ -194,13 +216,7 @@ impl WorkerState {
     ) -> Transition {
         if self.has_resumed(sample, now) && is_occupied && self.is_certain {
             // What has been reported is not reported again as a part of something longer.
-            let activity = self.activity;
-            *self = Self {
-                activity,
-                unchanged_since: now,
-                next_sample: limits.suspect,
-                ..Self::default()
-            };
+            self.start_over(limits, now);
             return Transition::Free;
         }
         let transition = match self.occupied_since(limits, now) {
