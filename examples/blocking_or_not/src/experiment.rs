@@ -112,6 +112,7 @@ impl Experiment {
                 self.round(&service, sleep).await?;
                 metrics = service.flush().await?;
             }
+            let metrics = service.end_monitor().await?;
             outcome.set_counts(&before, &self.counts(&service, &metrics));
         }
         outcome.stalls = service.stalls();

@@ -122,8 +122,8 @@ impl Service {
         self.address
     }
 
-    /// Waits until all earlier stalls are reported, both as metrics and in the list of stalls. To
-    /// do so, causes a stall of its own, which is reported after them.
+    /// Waits until all earlier stalls are reported, both as metrics and in the list of stalls, unless
+    /// they wait for their stacks. To do so, causes a stall of its own, which ends after them.
     pub(crate) async fn flush(&self) -> Result<Scrape, BoxError> {
         let route = sentinel_route(&self.name);
         let labels = [("route", &*route)];
@@ -135,6 +135,13 @@ impl Service {
         }
         // Scrapes again: an exporter reads its counters before its histograms, and both may change
         // in between.
+        self.scrape().await
+    }
+
+    /// Ends the monitor, which reports all stalls first, also those that wait for their stacks.
+    pub(crate) async fn end_monitor(&self) -> Result<Scrape, BoxError> {
+        let monitor = self.monitor.clone();
+        tokio::task::spawn_blocking(|| monitor.shutdown()).await?;
         self.scrape().await
     }
 
