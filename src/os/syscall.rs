@@ -8,7 +8,7 @@ impl Syscall {
 
     /// Returns whether the first argument is a file descriptor.
     pub(crate) fn takes_fd(self) -> bool {
-        const TAKING_FD: [libc::c_long; 19] = [
+        const TAKING_FD: &[libc::c_long] = &[
             libc::SYS_read,
             libc::SYS_write,
             libc::SYS_readv,
@@ -20,6 +20,8 @@ impl Syscall {
             libc::SYS_sendto,
             libc::SYS_sendmsg,
             libc::SYS_connect,
+            // These have only `accept4`, and the call `socketcall`.
+            #[cfg(not(any(target_arch = "x86", target_arch = "s390x")))]
             libc::SYS_accept,
             libc::SYS_accept4,
             libc::SYS_fsync,
