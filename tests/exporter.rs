@@ -6,8 +6,8 @@ mod support;
 
 use std::error::Error;
 use std::future::Future;
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::task::{Context, Waker};
 use std::thread;
@@ -349,6 +349,25 @@ fn other_paths_and_methods_have_error_statuses() {
         assert_eq!(status("POST", "/metrics"), 405);
         assert_eq!(status("HEAD", "/metrics"), 200);
         assert_eq!(status("GET", "/stalls"), 404);
+    });
+}
+
+/// The page of an attacker, whose name resolves to this host.
+#[test]
+fn a_web_page_of_another_name_cannot_read_the_metrics() {
+    in_own_process(|| {
+        let metrics = serve(([127, 0, 0, 1], 0)).unwrap().local_addr();
+        let status_for = |host: &str| {
+            let mut stream = TcpStream::connect(metrics).unwrap();
+            write!(stream, "GET /metrics HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            let mut response = String::new();
+            stream.read_to_string(&mut response).unwrap();
+            assert!(response.contains("x-content-type-options: nosniff"), "{response}");
+            response.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+        };
+        let hosts = ["localhost:9464", "127.0.0.1", "sidecar", "evil.example"];
+        assert_eq!(hosts.map(status_for), [200, 200, 200, 403]);
     });
 }
 

@@ -7,7 +7,10 @@
 //!
 //! [`Server::show`] adds the reports of a monitor, which dashboards and alerts can link to.
 
+mod connections;
+mod host;
 mod recorder;
+mod renderings;
 mod router;
 mod server;
 mod stalls;
@@ -89,7 +92,17 @@ enum ServeErrorKind {
 /// this crate have the buckets [`BUCKETS`]. Samples are drained at every scrape, every 5 s, and
 /// whenever this crate has added 16384, so that memory does not grow between scrapes.
 ///
-/// There is no authentication: bind the server to an address that only the scraper can reach.
+/// There is no authentication: bind the server to an address that only the scraper can reach. A
+/// client that connects to a loopback address must not ask for a host of another name, such as
+/// `example.com`, so that no web page can read the metrics in a browser on the same host (DNS
+/// rebinding).
+///
+/// The server cannot starve the service: it has at most 128 connections, of which it closes the one
+/// that has been idle for the longest time, or else the one that reads most slowly, if there are
+/// more. A response must be read within 10 s, and the head of a request must arrive within 30 s. One
+/// rendering serves all clients that wait for it, none is made for clients that have gone, at most
+/// four are in memory, and after each the server pauses for four times as long as it took, at most
+/// for half a second.
 ///
 /// # Errors
 ///

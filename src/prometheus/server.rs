@@ -9,20 +9,27 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::runtime::{Builder, Runtime};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
 
+use super::connections::{Activity, Connections, TrackedStream};
 use super::recorder::Drain;
+use super::renderings::Renderings;
 use super::router::Router;
 use super::stalls::StallsPage;
 use crate::monitor::StallMonitor;
 
 /// How often the samples of other libraries are drained if nothing scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How often connections are checked if none is opened.
+const CHECK: Duration = Duration::from_secs(1);
+/// How long a connection waits for all of the next request's head.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server of metrics that runs until the process ends. Returned by [`serve`](super::serve).
 ///
@@ -115,34 +122,55 @@ impl Listener {
     }
 
     pub(super) fn spawn(self, metrics: Arc<Drain>) -> io::Result<PendingServer> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (start, started) = mpsc::channel();
+        let (built, is_built) = mpsc::channel();
         let server = Server { local_addr: self.local_addr, stalls: StallsPage::default() };
-        let router = Router { metrics, stalls: server.stalls.clone() };
-        let listener = self.inner;
-        let run = move || {
-            if started.recv().is_ok() {
-                accept(&runtime, listener, &router);
+        let (listener, stalls) = (self.inner, server.stalls.clone());
+        // The runtime belongs to the thread: to drop one on a thread of another runtime is an error.
+        let run = move || match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                let _ = built.send(Ok(()));
+                if started.recv().is_ok() {
+                    runtime.block_on(accept(listener, metrics, stalls));
+                }
             }
+            Err(error) => drop(built.send(Err(error))),
         };
         let thread = std::thread::Builder::new().name("tower-stall-metrics".into()).spawn(run)?;
+        is_built.recv().unwrap_or_else(|error| Err(io::Error::other(error)))?;
         Ok(PendingServer { start, thread, server })
     }
 }
 
-fn accept(runtime: &Runtime, listener: TcpListener, router: &Router) {
-    runtime.block_on(async {
-        // Cannot fail: the socket is non-blocking, and this runtime has I/O.
-        let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-        tokio::spawn(run_upkeep(Arc::clone(&router.metrics)));
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(serve_connection(stream, router.clone()))),
-                // Most likely out of file descriptors: waits for some to be closed.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+async fn accept(listener: TcpListener, metrics: Arc<Drain>, stalls: StallsPage) {
+    // Cannot fail: the socket is non-blocking, and this runtime has I/O.
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    tokio::spawn(run_upkeep(Arc::clone(&metrics)));
+    let connections = Connections::default();
+    let page = stalls.clone();
+    let router = Router {
+        metrics: Renderings::new(move || metrics.render(), connections.clone()),
+        stalls,
+        stalls_page: Renderings::new(move || page.render(), connections.clone()),
+    };
+    loop {
+        match tokio::time::timeout(CHECK, listener.accept()).await {
+            Ok(Ok((stream, _))) => {
+                if connections.make_room() {
+                    let activity = Activity::new();
+                    let tracked = TrackedStream::new(stream, Arc::clone(&activity));
+                    let connection = serve_connection(tracked, router.clone());
+                    connections.add(activity, tokio::spawn(connection).abort_handle());
+                }
+                // A connection that is closed holds its file until its task is dropped.
+                tokio::task::yield_now().await;
             }
+            // Most likely out of file descriptors: waits for some to be closed.
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_elapsed) => {}
         }
-    });
+        connections.close_expired(Instant::now());
+    }
 }
 
 async fn run_upkeep(metrics: Arc<Drain>) {
@@ -152,14 +180,17 @@ async fn run_upkeep(metrics: Arc<Drain>) {
     }
 }
 
-async fn serve_connection(stream: tokio::net::TcpStream, router: Router) {
+async fn serve_connection(stream: TrackedStream<TcpStream>, router: Router) {
+    let is_loopback = stream.get_ref().local_addr().is_ok_and(|addr| addr.ip().is_loopback());
+    let (router, activity) = (&router, Arc::clone(stream.activity()));
     let service = service_fn(|request| {
-        let response = router.respond(&request);
-        async { Ok::<_, Infallible>(response) }
+        activity.begin_wait();
+        async move { Ok::<_, Infallible>(router.respond(&request, is_loopback).await) }
     });
     // The error of a connection is of no concern to the server.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

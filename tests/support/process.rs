@@ -9,6 +9,7 @@ const CHILD: &str = "TOWER_STALL_TEST_CHILD";
 /// The child is this test binary again, which runs only the calling test. Its name is the path of
 /// the function that `body` is defined in.
 #[track_caller]
+#[allow(clippy::print_stdout)]
 pub(crate) fn in_own_process<F: FnOnce()>(body: F) {
     if is_child() {
         return body();
@@ -21,6 +22,8 @@ pub(crate) fn in_own_process<F: FnOnce()>(body: F) {
     assert!(output.status.success(), "{stdout}{stderr}");
     // A name that no test has would pass, too.
     assert!(stdout.contains("test result: ok. 1 passed"), "{test} did not run: {stdout}");
+    // Some tests print what they have measured.
+    print!("{stdout}");
 }
 
 /// Returns whether this is the child process of a test.
