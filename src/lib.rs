@@ -102,6 +102,7 @@ mod stacks;
 mod stall;
 mod state;
 mod sync;
+mod text;
 mod threads;
 mod trace;
 mod watchdog;

@@ -317,3 +317,42 @@ async fn the_last_256_stalls_are_kept_oldest_first() {
         (300 - routes.len()..300).map(|number| format!("task-{number}")).collect();
     assert_eq!((kept, routes), (256, expected));
 }
+
+/// Whoever names a file that the service reads could otherwise forge lines of the log.
+#[cfg(stacks_supported)]
+#[test]
+fn the_name_of_a_file_cannot_forge_a_report() {
+    let dir = std::env::temp_dir().join(format!("tower-stall-names-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let fifo = dir.join("\u{1b}[2Jname\nGET forged stalled worker 0\u{202e}\u{2028}");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // Open for both, it blocks a reader, not the opening.
+    let mut pipe = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut writer = pipe.try_clone().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+
+    let runtime = support::runtime(2);
+    let monitor = support::monitor_for(&runtime);
+    let read = monitor.instrument("read", async move {
+        io::Read::read_exact(&mut pipe, &mut [0]).unwrap();
+    });
+    let task = runtime.spawn(read);
+    eventually("its detail is known", || {
+        monitor.recent_stalls().iter().any(|stall| stall.detail().is_some())
+    });
+    io::Write::write_all(&mut writer, b"x").unwrap();
+    runtime.block_on(task).unwrap();
+    eventually("it has ended", || !ended(&monitor).is_empty());
+    let stall = ended(&monitor).remove(0);
+    let detail = stall.detail().unwrap();
+    assert!(detail.contains("_[2Jname_GET forged stalled worker 0__"), "{detail:?}");
+    #[cfg_attr(not(feature = "serde"), allow(unused_mut))]
+    let mut texts = vec![stall.to_string(), format!("{stall:#}")];
+    #[cfg(feature = "serde")]
+    texts.push(serde_json::to_string(&stall).unwrap());
+    for text in texts {
+        let is_deceptive = |c: char| c != '\n' && c.is_control() || "\u{202e}\u{2028}".contains(c);
+        assert!(!text.contains(is_deceptive), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("GET forged")), "{text}");
+    }
+}

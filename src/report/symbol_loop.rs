@@ -9,6 +9,7 @@ use super::log::Log;
 use super::outputs::Outputs;
 use crate::stacks::{Capture, CaptureFailure, SymbolizedStack, Symbolizer};
 use crate::state::{MonitorState, StackSample};
+use crate::text::clean;
 
 pub(crate) struct SymbolLoop {
     monitor: Arc<MonitorState>,
@@ -69,7 +70,7 @@ impl SymbolLoop {
             role: stack.role,
             missing: stack.missing,
             kernel_call,
-            fd_target: capture.fd_target.map(|target| target.as_str().into()),
+            fd_target: capture.fd_target.map(|target| clean(target.as_str()).into()),
             frames: stack.frames.into(),
         };
         monitor.history.lock().samples.push(request.id, sample);

@@ -13,6 +13,7 @@ pub(crate) use self::route_request::RouteLabelFn;
 pub use self::route_request::RouteRequest;
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::text::is_deceptive;
 
 /// The id of a (method, route) pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -198,7 +199,7 @@ impl RouteIds {
 /// Returns a name as a label value: bounded, on one line, and without the characters that exporters
 /// escape ambiguously.
 fn label_value(name: &str) -> Cow<'_, str> {
-    let is_replaced = |c: char| c.is_control() || matches!(c, '"' | '\\');
+    let is_replaced = |c: char| is_deceptive(c) || matches!(c, '"' | '\\');
     if name.len() <= MAX_NAME_BYTES && !name.contains(is_replaced) {
         return Cow::Borrowed(name);
     }

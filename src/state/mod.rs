@@ -44,6 +44,7 @@ use crate::shard::{
     Shards, Thresholds,
 };
 use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
+use crate::text::clean;
 
 pub(crate) struct MonitorState {
     pub(crate) clock: Clock,
@@ -115,7 +116,7 @@ impl MonitorState {
             stacks_missing,
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,
-            runtime_name: options.runtime_name.into(),
+            runtime_name: clean(options.runtime_name).into(),
             runtime_ended: Flag::default(),
             route_label: options.route_label,
             route_label_first: options.route_label_first,

@@ -6,6 +6,7 @@ use super::symbol::Symbol;
 use super::tokio_frame::is_runtime;
 use super::unwind::StopReason;
 use crate::stall::{Frame, Location};
+use crate::text::clean;
 
 /// Returns the calls from the innermost one to the handler, which is the outermost application
 /// frame of a poll.
@@ -75,8 +76,9 @@ fn within_poll(symbols: &[Symbol], origins: &[Origin]) -> usize {
 fn frame(symbol: &Symbol, origin: Origin) -> Frame {
     let location = symbol.file.as_ref().zip(symbol.line);
     Frame {
-        function: symbol.function.clone(),
-        location: location.map(|(file, line)| Location { file: short_path(file), line }),
+        function: clean(&symbol.function).into_owned(),
+        location: location
+            .map(|(file, line)| Location { file: clean(short_path(file)).into_owned(), line }),
         is_application: origin == Origin::Application,
     }
 }
