@@ -135,6 +135,18 @@ impl Tracing {
         });
     }
 
+    /// Logs that no thread can be started.
+    pub(crate) fn no_thread(&self) {
+        self.with_subscriber(|| {
+            tracing::warn!(
+                target: "tower_stall",
+                "the process cannot start a thread: `spawn_blocking` may panic, and the delay of \
+                 the blocking pool is not measured meanwhile; raise the limit on processes and \
+                 threads (`ulimit -u`, `pids.max`) or on memory"
+            );
+        });
+    }
+
     pub(crate) fn report(&self, stall: &Stall, parent: &Parent, suppressed: u64) {
         self.with_subscriber(|| match parent {
             // Entered as well as named as the parent: some formatters use only the current span.

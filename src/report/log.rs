@@ -197,6 +197,7 @@ impl LogLoop {
         match notice {
             Notice::OtherAxum => self.tracing.other_axum(),
             Notice::NoIoDriver => self.tracing.no_io_driver(),
+            Notice::NoThread => self.tracing.no_thread(),
             Notice::NoStacks => self.tracing.stacks_missing(reason()),
         }
     }

@@ -47,10 +47,13 @@ pub(crate) enum Notice {
     NoIoDriver,
     /// Stacks are requested, but cannot be captured.
     NoStacks,
+    /// No thread can be started.
+    NoThread,
 }
 
 impl Notice {
-    pub(crate) const ALL: [Self; 3] = [Self::OtherAxum, Self::NoIoDriver, Self::NoStacks];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::OtherAxum, Self::NoIoDriver, Self::NoStacks, Self::NoThread];
 
     pub(crate) fn bit(self) -> u64 {
         1 << self as u64

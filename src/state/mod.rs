@@ -11,6 +11,7 @@ mod requests;
 mod scan_progress;
 mod stack_samples;
 mod stall_in_progress;
+mod thread_permit;
 mod token_bucket;
 mod watchdog_delays;
 mod worker_threads;
@@ -28,6 +29,7 @@ pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessag
 pub(crate) use self::request_activity::RequestActivity;
 pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
+pub(crate) use self::thread_permit::ThreadPermit;
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
 pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads, is_on_worker};
@@ -68,6 +70,7 @@ pub(crate) struct MonitorState {
     pub(crate) unattributed: Box<[UnattributedPoll]>,
     pub(crate) worker_threads: WorkerThreads,
     pub(crate) blocking_pool_wait: Arc<BlockingPoolWait>,
+    pub(crate) blocking_pool_permit: Arc<ThreadPermit>,
     /// Why no stacks are captured, if none are.
     pub(crate) stacks_missing: Option<&'static str>,
     /// Whether the builder requests stacks and the build includes them.
@@ -113,6 +116,7 @@ impl MonitorState {
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
             worker_threads: WorkerThreads::new(workers),
             blocking_pool_wait: Arc::default(),
+            blocking_pool_permit: Arc::default(),
             stacks_missing,
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,

@@ -2,13 +2,18 @@
 //!
 //! A probe waits in the very queue that it measures. So while it waits, its age is the measurement:
 //! a pool that is full for ever would otherwise never show.
+//!
+//! `spawn_blocking` panics if the pool has no thread, and none can be started. So a probe is sent
+//! only if the thread of the last one is still there, which tokio keeps for 10 s by default, or after
+//! another thread could be started on trial. What remains is the chance that the last free thread
+//! of the process is taken in between.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::os::Clock;
+use crate::os::{self, Clock, Tid};
 use crate::shard::{BucketBounds, Histogram};
-use crate::state::BlockingPoolWait;
+use crate::state::{BlockingPoolWait, ThreadPermit};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The time between two probes, each of which may start a thread.
@@ -23,7 +28,11 @@ pub(super) struct BlockingPoolDelay {
     /// When the closure of the last probe was started, in ticks; 0 if it waits. Written by the
     /// closure. Relaxed: no other memory belongs to it.
     started_at: AtomicU64,
+    /// The kernel's id of the thread that ran the last closure; 0 before the first. Written by the
+    /// closure.
+    thread: AtomicU64,
     wait: Arc<BlockingPoolWait>,
+    permit: Arc<ThreadPermit>,
 }
 
 /// The probing task's side.
@@ -39,9 +48,17 @@ pub(super) struct BlockingPoolProbe {
 // === impl BlockingPoolDelay ===
 
 impl BlockingPoolDelay {
-    /// Creates the delays of a monitor, to which it reports the wait of the probe.
-    pub(super) fn new(wait: Arc<BlockingPoolWait>) -> Self {
-        Self { wait, ..Self::default() }
+    /// Creates the delays of a monitor, to which it reports the wait of the probe, and which permits
+    /// the probes.
+    pub(super) fn new(wait: Arc<BlockingPoolWait>, permit: Arc<ThreadPermit>) -> Self {
+        Self { wait, permit, ..Self::default() }
+    }
+
+    /// Returns whether `spawn_blocking` needs no new thread, or can start one.
+    fn has_thread(&self) -> bool {
+        let thread = self.thread.load(Ordering::Relaxed);
+        let is_alive = |&thread: &i32| thread != 0 && os::thread_state(Tid(thread)).is_some();
+        i32::try_from(thread).is_ok_and(|thread| is_alive(&thread)) || self.permit.take()
     }
 
     pub(super) fn histogram(&self) -> &Histogram {
@@ -61,9 +78,11 @@ impl BlockingPoolProbe {
     ) {
         if self.is_waiting {
             self.measure(delay, clock, bounds);
-        } else if self.sent_at == 0
-            || clock.now().saturating_sub(self.sent_at) >= clock.ticks(PERIOD)
-        {
+            return;
+        }
+        let is_due =
+            self.sent_at == 0 || clock.now().saturating_sub(self.sent_at) >= clock.ticks(PERIOD);
+        if is_due && delay.has_thread() {
             self.send(delay, clock);
         }
     }
@@ -75,6 +94,8 @@ impl BlockingPoolProbe {
         let (delay, clock) = (Arc::clone(delay), clock.clone());
         let _detached = tokio::task::spawn_blocking(move || {
             delay.started_at.store(clock.now(), Ordering::Relaxed);
+            let thread = u64::try_from(Tid::current().0).unwrap_or(0);
+            delay.thread.store(thread, Ordering::Relaxed);
             delay.wait.end();
         });
     }

@@ -96,8 +96,11 @@ fn correct_coordinated_omission(
 
 impl Lag {
     pub(crate) fn new(monitor: &MonitorState) -> Self {
-        let wait = Arc::clone(&monitor.blocking_pool_wait);
-        Self { blocking_pool: Arc::new(BlockingPoolDelay::new(wait)), ..Self::default() }
+        let blocking_pool = BlockingPoolDelay::new(
+            Arc::clone(&monitor.blocking_pool_wait),
+            Arc::clone(&monitor.blocking_pool_permit),
+        );
+        Self { blocking_pool: Arc::new(blocking_pool), ..Self::default() }
     }
 
     pub(crate) fn snapshot(&self) -> LagSnapshot {
