@@ -128,6 +128,8 @@ pub mod guide {
     pub mod configuration {}
     #[doc = include_str!("docs/costs.md")]
     pub mod costs {}
+    #[doc = include_str!("docs/in_production.md")]
+    pub mod in_production {}
     #[doc = include_str!("docs/limitations.md")]
     pub mod limitations {}
     #[doc = include_str!("docs/metrics.md")]
