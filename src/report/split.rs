@@ -27,18 +27,21 @@ pub(super) struct HostDelays {
 /// The thread's own accounts decide over the time since the first sample: no stop of the process
 /// can have taken what the thread spent on-CPU or in the run queue. Of the time before the first
 /// sample, the run queue has what the thread waited there beyond the time that was sampled, or what
-/// the watchdog itself waited. The rest is divided in proportion to the time that was sampled, but
+/// the watchdog itself waited, as far as the thread's accounts allow that. The rest is divided in proportion to the time that was sampled, but
 /// not beyond what the accounts of the thread allow; what is left then was off-CPU. Without
-/// samples, the watchdog's delays are all that is known, and the rest counts as off-CPU.
+/// samples, these bounds and the watchdog's delays are all that is known, and the rest counts as
+/// off-CPU.
 pub(super) fn split(
     breakdown: Option<&TimeBreakdown>,
     duration: Duration,
     delays: &HostDelays,
 ) -> TimeSplit {
     let (before, since) = (delays.before_sample, delays.since_sample);
+    let max_run_queue = breakdown.map_or(Duration::MAX, max_run_queue);
     let Some(breakdown) = breakdown.filter(|breakdown| !breakdown.wall.is_zero()) else {
         let stopped = (before.stopped + since.stopped).min(duration);
-        let run_queue = (before.run_queue + since.run_queue).min(duration - stopped);
+        let run_queue = (before.run_queue + since.run_queue).min(max_run_queue);
+        let run_queue = run_queue.min(duration - stopped);
         let off_cpu = duration - stopped - run_queue;
         return TimeSplit { off_cpu, run_queue, stopped, ..TimeSplit::default() };
     };
@@ -46,6 +49,12 @@ pub(super) fn split(
     let mut split = not_sampled(breakdown, &sampled, duration, before);
     split.add(&sampled);
     split
+}
+
+/// Returns the longest time that the thread can have waited in the run queue before the first sample:
+/// the kernel accounts for a wait when it ends, which may be after that.
+fn max_run_queue(breakdown: &TimeBreakdown) -> Duration {
+    breakdown.max_run_delay_before.saturating_add(breakdown.run_delay)
 }
 
 /// Splits the time since the first sample. It is more than the duration if nested stalls, which are
@@ -72,7 +81,8 @@ fn not_sampled(
     let stopped = delay.stopped.min(total);
     // The kernel accounts for a wait in the run queue when the wait ends.
     let waited = breakdown.run_delay.saturating_sub(breakdown.wall.saturating_sub(breakdown.cpu));
-    let waited = waited.max(delay.run_queue).min(total - stopped);
+    let delay = delay.run_queue.min(max_run_queue(breakdown));
+    let waited = waited.max(delay).min(total - stopped);
     let rest = total - stopped - waited;
     let share = |part| scale(part, rest, sampled.own() + sampled.run_queue);
     let cpu = share(sampled.cpu).min(breakdown.max_cpu_before);
@@ -156,6 +166,25 @@ mod tests {
             stopped: Duration::ZERO,
         };
         assert_eq!(split, expected);
+    }
+
+    #[test]
+    fn the_watchdogs_wait_for_a_core_is_not_that_of_a_thread_which_slept() {
+        let split_of = |wall, max_run_delay_before| {
+            let breakdown = TimeBreakdown {
+                wall: millis(wall),
+                run_delay: millis(wall / 20),
+                max_run_delay_before: millis(max_run_delay_before),
+                ..TimeBreakdown::default()
+            };
+            let delays = HostDelays { before_sample: delay(0, 70), since_sample: NONE() };
+            let split = split(Some(&breakdown), millis(80), &delays);
+            [split.off_cpu, split.run_queue].map(|part| part.as_millis())
+        };
+        assert_eq!(split_of(0, 1), [79, 1], "not sampled");
+        assert_eq!(split_of(0, 75), [10, 70], "it has waited as well");
+        assert_eq!(split_of(20, 1), [76, 4]);
+        assert_eq!(split_of(20, 65), [19, 61]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::record::RequestState;
 use crate::os::{self, Tid};
-use crate::shard::{PollInfo, Shard, TimeBreakdown};
+use crate::shard::{PollInfo, Shard, ThreadSample, TimeBreakdown};
 use crate::stall::Phase;
 use crate::state::{EndedStall, MonitorState, StallMessage, is_on_worker};
 use crate::trace::SpanRef;
@@ -64,8 +64,12 @@ fn read_breakdown(
     start: u64,
     end: u64,
 ) -> Option<TimeBreakdown> {
-    let cpu = os::thread_cpu_time()?;
-    let run_delay = os::sched_stat(Tid::current())?.run_delay;
-    let at = monitor.clock.duration(end);
-    shard.observations.breakdown_at_end(start, at, cpu, run_delay)
+    let end = ThreadSample {
+        thread: Tid::current(),
+        at: monitor.clock.duration(end),
+        cpu: os::thread_cpu_time()?,
+        run_delay: os::sched_stat(Tid::current())?.run_delay,
+        blocked_in: None,
+    };
+    Some(shard.observations.breakdown_at_end(start, &end))
 }

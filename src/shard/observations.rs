@@ -3,8 +3,6 @@
 //! Each observation names its poll by the poll's start, so that nothing has to be reset when the
 //! next poll begins.
 
-use std::time::Duration;
-
 use super::thread_samples::{ThreadSample, ThreadSamples};
 use super::time_breakdown::TimeBreakdown;
 use crate::stall::CaptureFailure;
@@ -180,16 +178,9 @@ impl PollObservations {
     }
 
     /// Returns how the poll that began at `start` spent its time up to its end, at which the thread
-    /// itself has read its clocks.
-    pub(crate) fn breakdown_at_end(
-        &self,
-        start: u64,
-        at: Duration,
-        cpu: Duration,
-        run_delay: Duration,
-    ) -> Option<TimeBreakdown> {
-        let breakdown = self.samples.breakdown_at_end(start, at, cpu, run_delay)?;
-        Some(self.with_hand_off(start, breakdown))
+    /// itself has taken a sample.
+    pub(crate) fn breakdown_at_end(&self, start: u64, end: &ThreadSample) -> TimeBreakdown {
+        self.with_hand_off(start, self.samples.breakdown_at_end(start, end))
     }
 
     fn with_hand_off(&self, start: u64, breakdown: TimeBreakdown) -> TimeBreakdown {
@@ -220,6 +211,8 @@ fn set(word: &AtomicU64, value: u64) {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::os::Tid;
 

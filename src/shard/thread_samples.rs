@@ -60,15 +60,7 @@ impl ThreadSamples {
     /// Records the first sample of a poll.
     pub(super) fn begin(&self, start: u64, sample: &ThreadSample) {
         let thread = u64::from(sample.thread.0.unsigned_abs());
-        // Relaxed: only the watchdog writes these words, and only it calls this.
-        let last = |first: &AtomicU64, since: &AtomicU64| {
-            let is_same_thread = self.thread.load(Ordering::Relaxed) == thread;
-            let last = first.load(Ordering::Relaxed) + since.load(Ordering::Relaxed);
-            if is_same_thread { last } else { 0 }
-        };
-        let cpu_before = nanos(sample.cpu).saturating_sub(last(&self.first_cpu, &self.cpu));
-        let run_delay_before =
-            nanos(sample.run_delay).saturating_sub(last(&self.first_run_delay, &self.run_delay));
+        let [cpu_before, run_delay_before] = self.since_last(sample);
         self.poll.store(0, Ordering::Relaxed);
         for (word, value) in [
             (&self.thread, thread),
@@ -130,18 +122,39 @@ impl ThreadSamples {
         self.read(start, || self.sum(get(&self.last_at), get(&self.cpu), get(&self.run_delay)))
     }
 
-    pub(super) fn breakdown_at_end(
-        &self,
-        start: u64,
-        at: Duration,
-        cpu: Duration,
-        run_delay: Duration,
-    ) -> Option<TimeBreakdown> {
-        self.read(start, || {
-            let cpu = nanos(cpu).saturating_sub(get(&self.first_cpu));
-            let run_delay = nanos(run_delay).saturating_sub(get(&self.first_run_delay));
-            self.sum(nanos(at), cpu, run_delay)
+    /// Returns how the thread has spent the time up to `end`, a sample that it has taken itself. Of
+    /// a poll without an earlier sample only the upper bounds are known.
+    pub(super) fn breakdown_at_end(&self, start: u64, end: &ThreadSample) -> TimeBreakdown {
+        self.sampled_until(start, end).unwrap_or_else(|| {
+            let [cpu, run_delay] = self.since_last(end);
+            TimeBreakdown {
+                max_cpu_before: Duration::from_nanos(cpu),
+                max_run_delay_before: Duration::from_nanos(run_delay),
+                ..TimeBreakdown::default()
+            }
         })
+    }
+
+    fn sampled_until(&self, start: u64, end: &ThreadSample) -> Option<TimeBreakdown> {
+        self.read(start, || {
+            let cpu = nanos(end.cpu).saturating_sub(get(&self.first_cpu));
+            let run_delay = nanos(end.run_delay).saturating_sub(get(&self.first_run_delay));
+            self.sum(nanos(end.at), cpu, run_delay)
+        })
+    }
+
+    /// Returns the time on-CPU and in the run queue since the last sample of the same thread, or
+    /// since the thread started, in nanoseconds.
+    fn since_last(&self, sample: &ThreadSample) -> [u64; 2] {
+        let is_same_thread = get(&self.thread) == u64::from(sample.thread.0.unsigned_abs());
+        let since = |now: Duration, first: &AtomicU64, since: &AtomicU64| {
+            let last = if is_same_thread { get(first) + get(since) } else { 0 };
+            nanos(now).saturating_sub(last)
+        };
+        [
+            since(sample.cpu, &self.first_cpu, &self.cpu),
+            since(sample.run_delay, &self.first_run_delay, &self.run_delay),
+        ]
     }
 
     /// Reads the samples if they are of the poll that began at `start`, before and after.
@@ -215,7 +228,7 @@ mod tests {
         assert_eq!((seen.wall, seen.cpu, seen.run_delay), (millis(20), millis(5), millis(3)));
         assert_eq!(seen.off_cpu(), millis(12));
         assert_eq!(seen.syscall, Some(Syscall(230)));
-        let end = samples.breakdown_at_end(7, millis(130), millis(65), millis(4)).unwrap();
+        let end = samples.breakdown_at_end(7, &sample(130, 65, 4, None));
         assert_eq!((end.wall, end.cpu, end.off_cpu()), (millis(30), millis(15), millis(12)));
         assert_eq!(samples.breakdown(8), None, "another poll");
         samples.begin(8, &sample(200, 66, 9, None));
@@ -291,12 +304,8 @@ mod loom {
             let reader = {
                 let samples = Arc::clone(&samples);
                 thread::spawn(move || {
-                    let end = Duration::from_nanos(100);
-                    if let Some(read) = samples.breakdown_at_end(10, end, end, end) {
-                        assert_eq!(
-                            (read.wall, read.cpu),
-                            (end - sample(10).at, end - sample(10).cpu)
-                        );
+                    if let Some(read) = samples.sampled_until(10, &sample(100)) {
+                        assert_eq!((read.wall.as_nanos(), read.cpu.as_nanos()), (90, 90));
                     }
                 })
             };

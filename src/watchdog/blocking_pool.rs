@@ -153,6 +153,9 @@ mod tests {
         let delay = Arc::<BlockingPoolDelay>::default();
         let bounds = BucketBounds::new(&clock);
         probe.run_once(&delay, &clock, &bounds);
+        assert!(!probe.is_waiting && delay.permit.is_requested(), "no thread is known");
+        delay.permit.grant();
+        probe.run_once(&delay, &clock, &bounds);
         assert!(probe.is_waiting);
         while delay.started_at.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
