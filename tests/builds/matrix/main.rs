@@ -11,7 +11,7 @@ mod expected;
 #[path = "../../support/scrape.rs"]
 mod scrape;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
@@ -43,7 +43,7 @@ fn check(builds: &[Build]) {
         for _ in 0..PARALLEL {
             scope.spawn(|| {
                 while let Some((cell, program)) = { queue.lock().unwrap().next() } {
-                    let faults = expected::faults(cell, &cell.run(program));
+                    let faults = faults(cell, program);
                     if !faults.is_empty() {
                         failures.lock().unwrap().push((*cell, faults));
                     }
@@ -56,6 +56,22 @@ fn check(builds: &[Build]) {
     let texts: Vec<_> =
         failures.iter().map(|(cell, faults)| format!("{cell}: {}", faults.join("; "))).collect();
     assert!(texts.is_empty(), "{}", texts.join("\n"));
+}
+
+/// Runs a cell, and returns what is wrong.
+///
+/// On a busy host, where no worker is idle, a task that computes may be taken for a batch of short
+/// ones, which is not reported: see the limitations. Such a cell has three attempts.
+fn faults(cell: &Cell, program: &Path) -> Vec<String> {
+    let attempts = if cell.work == "computing-task" { 3 } else { 1 };
+    let mut faults = Vec::new();
+    for _ in 0..attempts {
+        faults = expected::faults(cell, &cell.run(program));
+        if faults.is_empty() {
+            break;
+        }
+    }
+    faults
 }
 
 /// Prints a row for each kind of work and a column for each build: whether it is right with traffic,
