@@ -15,7 +15,8 @@ const CHILD: &str = "TOWER_STALL_REPLACED";
 
 #[inline(never)]
 fn sleeps_in_the_old_program() {
-    std::thread::sleep(Duration::from_millis(120));
+    // Long enough to be sampled on a busy host, too.
+    std::thread::sleep(Duration::from_millis(600));
     std::hint::black_box(());
 }
 
