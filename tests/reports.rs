@@ -318,7 +318,7 @@ async fn the_last_256_stalls_are_kept_oldest_first() {
     assert_eq!((kept, routes), (256, expected));
 }
 
-/// Whoever names a file that the service reads could otherwise forge lines of the log.
+/// Otherwise a client that chooses the name of a file could forge lines of the log.
 #[cfg(stacks_supported)]
 #[test]
 fn the_name_of_a_file_cannot_forge_a_report() {

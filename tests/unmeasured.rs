@@ -223,7 +223,7 @@ fn a_runtime_that_no_thread_drives_is_not_stalled() {
     let monitor = monitor_for(&runtime);
     for _ in 0..2 {
         runtime.block_on(async { tokio::time::sleep(3 * BLOCK).await });
-        // A bounded wait: the time in which nobody drives the runtime.
+        // A bounded wait: the time in which no thread drives the runtime.
         thread::sleep(20 * BLOCK);
         assert!(in_progress(&monitor).is_empty(), "{:#?}", in_progress(&monitor));
     }

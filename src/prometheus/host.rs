@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue};
 
 /// Returns whether a request over a loopback address may have been meant for it.
 ///
-/// A browser sends the name of the page, which is one that somebody can register: it has a dot, and
-/// is not an address. Other names, such as `localhost` or that of a container, pass.
+/// A browser sends the host name of the page. The attacker has registered that name, so it contains
+/// a dot and is not an address. Other names, such as `localhost` or that of a container, pass.
 pub(super) fn is_for_loopback(headers: &HeaderMap) -> bool {
     headers.get_all(HOST).iter().all(is_local)
 }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_somebody_can_register_are_rejected() {
+    fn only_registrable_names_are_rejected() {
         let is_for_loopback = |host: &'static str| {
             is_for_loopback(&[(HOST, HeaderValue::from_static(host))].into_iter().collect())
         };

@@ -27,10 +27,10 @@ pub(super) struct HostDelays {
 /// The thread's own accounts decide over the time since the first sample: no stop of the process
 /// can have taken what the thread spent on-CPU or in the run queue. Of the time before the first
 /// sample, the run queue has what the thread waited there beyond the time that was sampled, or what
-/// the watchdog itself waited, as far as the thread's accounts allow that. The rest is divided in proportion to the time that was sampled, but
-/// not beyond what the accounts of the thread allow; what is left then was off-CPU. Without
-/// samples, these bounds and the watchdog's delays are all that is known, and the rest counts as
-/// off-CPU.
+/// the watchdog itself waited, as far as the thread's accounts allow that. The rest is divided in
+/// proportion to the time that was sampled, but not beyond what the accounts of the thread allow;
+/// what is left then was off-CPU. Without samples, these bounds and the watchdog's delays are all
+/// that is known, and the rest counts as off-CPU.
 pub(super) fn split(
     breakdown: Option<&TimeBreakdown>,
     duration: Duration,
@@ -51,8 +51,8 @@ pub(super) fn split(
     split
 }
 
-/// Returns the longest time that the thread can have waited in the run queue before the first sample:
-/// the kernel accounts for a wait when it ends, which may be after that.
+/// Returns the longest time that the thread can have waited in the run queue before the first
+/// sample: the kernel accounts for a wait when it ends, which may be after that.
 fn max_run_queue(breakdown: &TimeBreakdown) -> Duration {
     breakdown.max_run_delay_before.saturating_add(breakdown.run_delay)
 }

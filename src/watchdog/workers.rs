@@ -120,7 +120,7 @@ fn suspect(
     is_suspect
 }
 
-/// Returns whether the thread of a runtime that nobody drives is still where it was found.
+/// Returns whether a thread that was found blocked outside its runtime is still blocked there.
 fn is_outside_runtime(
     state: &WorkerState,
     thread: Option<Tid>,

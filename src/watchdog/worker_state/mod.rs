@@ -42,7 +42,8 @@ pub(super) struct WorkerState {
     blocked: Option<Blocked>,
     /// Whether the worker was found occupied by what it was blocked in, which is certain.
     is_certain: bool,
-    /// What the thread was blocked in when it was found outside the runtime, which nobody drives.
+    /// What the thread was blocked in when it was found outside the runtime, while no thread was
+    /// driving the runtime.
     outside_runtime: Option<(ThreadState, SchedStat)>,
     /// How long `activity` must be unchanged before the thread is sampled again.
     next_sample: u64,
