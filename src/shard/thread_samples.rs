@@ -44,6 +44,10 @@ pub(super) struct ThreadSamples {
     run_delay_before: AtomicU64,
     /// The time between samples that both found the thread runnable, in which it did not run.
     runnable: AtomicU64,
+    /// The part of `runnable` since the thread last ran, for which the kernel does not account yet.
+    waiting: AtomicU64,
+    /// Whether the thread is still waiting in the run queue as it was at the first sample.
+    is_first_wait: AtomicU64,
     was_blocked: AtomicU64,
     /// The candidate of the majority vote, encoded so that 0 is none, and its votes.
     syscall: AtomicU64,
@@ -73,6 +77,8 @@ impl ThreadSamples {
             (&self.cpu, 0),
             (&self.run_delay, 0),
             (&self.runnable, 0),
+            (&self.waiting, 0),
+            (&self.is_first_wait, u64::from(sample.blocked_in.is_none())),
             (&self.was_blocked, u64::from(sample.blocked_in.is_some())),
             (&self.syscall, encode(sample.blocked_in)),
             (&self.votes, 1),
@@ -89,13 +95,18 @@ impl ThreadSamples {
     pub(super) fn add(&self, sample: &ThreadSample) {
         let elapsed = nanos(sample.at).saturating_sub(get(&self.last_at));
         let cpu = nanos(sample.cpu).saturating_sub(get(&self.first_cpu));
-        let has_run = cpu > get(&self.cpu);
+        let run_delay = nanos(sample.run_delay).saturating_sub(get(&self.first_run_delay));
+        let has_run = cpu > get(&self.cpu) || run_delay > get(&self.run_delay);
         let is_blocked = sample.blocked_in.is_some();
-        if !is_blocked && !has_run && get(&self.was_blocked) == 0 {
+        if is_blocked || has_run {
+            set(&self.waiting, 0);
+            set(&self.is_first_wait, 0);
+        } else if get(&self.was_blocked) == 0 {
             set(&self.runnable, get(&self.runnable) + elapsed);
+            set(&self.waiting, get(&self.waiting) + elapsed);
         }
         set(&self.cpu, cpu);
-        set(&self.run_delay, nanos(sample.run_delay).saturating_sub(get(&self.first_run_delay)));
+        set(&self.run_delay, run_delay);
         set(&self.was_blocked, u64::from(is_blocked));
         set(&self.last_at, nanos(sample.at));
         self.vote(sample.blocked_in);
@@ -119,7 +130,16 @@ impl ThreadSamples {
     }
 
     pub(super) fn breakdown(&self, start: u64) -> Option<TimeBreakdown> {
-        self.read(start, || self.sum(get(&self.last_at), get(&self.cpu), get(&self.run_delay)))
+        self.read(start, || {
+            let waiting = get(&self.waiting);
+            let run_delay = get(&self.run_delay) + waiting;
+            let mut breakdown = self.sum(get(&self.last_at), get(&self.cpu), run_delay);
+            if waiting > 0 && get(&self.is_first_wait) == 1 {
+                // The kernel tells the length of a wait when it ends.
+                breakdown.max_run_delay_before = Duration::MAX;
+            }
+            breakdown
+        })
     }
 
     /// Returns how the thread has spent the time up to `end`, a sample that it has taken itself. Of
@@ -259,6 +279,30 @@ mod tests {
             samples.add(&sample(at * 10, 3, 0, None));
         }
         assert_eq!(samples.breakdown(7).unwrap().run_delay, millis(40));
+    }
+
+    #[test]
+    fn a_wait_in_the_run_queue_counts_before_it_ends_and_only_once() {
+        let samples = ThreadSamples::default();
+        samples.begin(7, &sample(0, 3, 0, None));
+        let seen = |at, cpu, run_delay, syscall| {
+            samples.add(&sample(at, cpu, run_delay, syscall));
+            let seen = samples.breakdown(7).unwrap();
+            (seen.run_delay, seen.max_run_delay_before == Duration::MAX)
+        };
+        assert_eq!(seen(10, 3, 0, None), (millis(10), true), "it may have begun before");
+        assert_eq!(seen(20, 4, 24, None), (millis(24), false), "it has");
+        assert_eq!(seen(30, 4, 24, None), (millis(34), false));
+        assert_eq!(samples.breakdown_at_end(7, &sample(35, 5, 39, None)).run_delay, millis(39));
+        assert_eq!(seen(40, 5, 39, None), (millis(39), false));
+        assert_eq!(seen(50, 5, 39, Some(230)), (millis(39), false), "blocked");
+    }
+
+    #[test]
+    fn one_sample_does_not_tell_a_running_thread_from_a_waiting_one() {
+        let samples = ThreadSamples::default();
+        samples.begin(7, &sample(100, 50, 1, None));
+        assert_eq!(samples.breakdown(7).unwrap().max_run_delay_before, millis(1));
     }
 
     #[test]
