@@ -65,7 +65,7 @@ fn respond<B>(_: Request<B>) -> Ready<Result<Response<Body>, Infallible>> {
 
 // === axum ===
 
-/// Requests that matched no pattern are `unmatched`.
+/// Requests that matched no pattern, or whose method the route does not have, are `unmatched`.
 #[tokio::test]
 async fn a_router_layer_counts_by_matched_pattern() {
     let monitor = monitor();
@@ -80,18 +80,91 @@ async fn a_router_layer_counts_by_matched_pattern() {
     assert_eq!(send(&router, "DELETE", "/users/1").await, 405);
     assert_eq!(send(&router, "GET", "/files/a/b").await, 200);
     assert_eq!(send(&router, "GET", "/nothing/here").await, 404);
-    // The predefined route is first, the others follow in the order of their first request.
+    // The predefined routes are first, the others follow in the order of their first request.
     assert_counted(
         &monitor,
         &[
             ("GET", "unmatched", 1),
+            ("DELETE", "unmatched", 1),
             ("GET", "/users/{id}", 2),
             ("POST", "/users/{id}", 1),
             ("HEAD", "/users/{id}", 1),
-            ("DELETE", "/users/{id}", 1),
             ("GET", "/files/{*path}", 1),
         ],
     );
+}
+
+/// Whatever a client sends, it makes no row and takes no place that a route then lacks.
+#[tokio::test]
+async fn requests_that_no_route_answers_make_no_row() {
+    const ROUTES: usize = 60;
+    const OTHER_METHODS: [&str; 9] =
+        ["POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "BREW", "PROPFIND"];
+    let monitor = builder().max_routes(ROUTES).spawn().unwrap();
+    let path = |route: usize| format!("/route/{route}");
+    let router = (0..ROUTES)
+        .fold(Router::new(), |router, route| router.route(&path(route), get(|| async {})));
+    let router = router.layer(monitor.layer());
+    for route in 0..ROUTES {
+        for method in OTHER_METHODS {
+            assert_eq!(send(&router, method, &path(route)).await, 405);
+        }
+        assert_eq!(send(&router, "GET", &format!("/secret/{route}")).await, 404);
+    }
+    assert!(counted(&monitor).iter().all(|(_, route, _)| route == "unmatched"));
+    // More pairs than can wait for an answer: the first request of each route is `unmatched`, too.
+    for route in (0..ROUTES).flat_map(|route| [route; 2]) {
+        assert_eq!(send(&router, "GET", &path(route)).await, 200);
+    }
+    let counted = counted(&monitor);
+    let (unmatched, routes): (Vec<_>, Vec<_>) =
+        counted.iter().partition(|(_, route, _)| route == "unmatched");
+    let requests: u64 = unmatched.iter().map(|(_, _, requests)| requests).sum();
+    assert_eq!(requests as usize, ROUTES * (OTHER_METHODS.len() + 2));
+    assert_eq!(routes.len(), ROUTES, "{routes:?}");
+    assert!(routes.iter().all(|(method, _, count)| method == "GET" && *count == 1), "{routes:?}");
+}
+
+/// A handler may answer 404 as well, and a gRPC server answers in the name of methods it lacks.
+#[tokio::test]
+async fn a_row_begins_with_the_first_answer_that_only_a_route_gives() {
+    let monitor = builder().route_label(|request| Some(request.uri().path().to_owned().into()));
+    let monitor = monitor.spawn().unwrap();
+    let answer = |request: Request<Body>| {
+        let (status, grpc_status) = match request.uri().query() {
+            Some("missing") => (404, "0"),
+            Some("unimplemented") => (200, "12"),
+            Some("failed") => (500, "0"),
+            _ => (200, "0"),
+        };
+        let response = Response::builder().status(status).header("grpc-status", grpc_status);
+        ready(Ok::<_, Infallible>(response.body(Body::from("answer")).unwrap()))
+    };
+    let service = monitor.layer().layer(service_fn(answer));
+    for uri in ["/a?missing", "/b?unimplemented", "/c?failed", "/d?missing", "/d", "/d?missing"] {
+        exchange(&service, Request::get(uri).body(Body::empty()).unwrap()).await;
+    }
+    let expected = [("GET", "unmatched", 2), ("GET", "/c", 1), ("GET", "/d", 3)];
+    assert_counted(&monitor, &expected);
+}
+
+/// The route of a request that is lost is known by its code, too.
+#[tokio::test]
+async fn a_row_begins_with_an_error_or_a_panic() {
+    let monitor = builder().route_label(|request| Some(request.uri().path().to_owned().into()));
+    let monitor = monitor.spawn().unwrap();
+    let fail = |request: Request<Body>| async move {
+        assert_ne!(request.uri().path(), "/panics", "as the test wants");
+        Err::<Response<Body>, _>(std::io::Error::other("as the test wants"))
+    };
+    let service = monitor.layer().layer(service_fn(fail));
+    for path in ["/fails", "/panics"] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let service = service.clone();
+        let task = tokio::spawn(async move { service.oneshot(request).await.is_err() });
+        assert_eq!(task.await.is_err(), path == "/panics");
+    }
+    assert_counted(&monitor, &[("GET", "/fails", 1), ("GET", "/panics", 1)]);
 }
 
 #[tokio::test]
@@ -236,7 +309,10 @@ async fn a_plain_service_uses_route_label() {
 #[tokio::test]
 async fn a_matched_path_takes_precedence_over_route_label() {
     let monitor = builder().route_label(|_| Some("label".into())).spawn().unwrap();
-    let router = Router::new().route("/matched/{id}", get(|| async {})).layer(monitor.layer());
+    let router = Router::new()
+        .route("/matched/{id}", get(|| async {}))
+        .fallback(|| async {})
+        .layer(monitor.layer());
     send(&router, "GET", "/matched/1").await;
     send(&router, "GET", "/nothing").await;
     assert_counted(&monitor, &[("GET", "/matched/{id}", 1), ("GET", "label", 1)]);

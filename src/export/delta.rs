@@ -2,25 +2,27 @@
 
 use std::time::Duration;
 
-use metrics::{Key, Recorder};
+use metrics::Key;
 
 use super::descriptions::METADATA;
+use super::flush::Flush;
 use super::sample_budget::SampleQuota;
-use crate::os::Clock;
 use crate::shard::{BOUNDS_NANOS, BUCKETS, HistogramSnapshot};
 
 /// A counter series, and the part of it that was handed over.
 #[derive(Debug)]
 pub(super) struct CounterDelta {
     key: Key,
-    sent: u64,
+    /// `None` before the first time.
+    sent: Option<u64>,
 }
 
 /// A series that counts seconds, and the part of it that was handed over.
 #[derive(Debug)]
 pub(super) struct SecondsDelta {
     key: Key,
-    sent: Duration,
+    /// `None` before the first time.
+    sent: Option<Duration>,
 }
 
 /// A histogram series, and the part of it that was handed over.
@@ -34,16 +36,24 @@ pub(super) struct HistogramDelta {
 
 impl CounterDelta {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: 0 }
+        Self { key, sent: None }
     }
 
-    /// Hands over what was added, even if that is zero, so that a recorder which is installed late
-    /// has the series, too.
-    pub(super) fn send(&mut self, recorder: &dyn Recorder, total: u64) {
+    /// Takes the key of another series, to which it adds from now on.
+    pub(super) fn rename(&mut self, other: Self) {
+        self.key = other.key;
+    }
+
+    /// Hands over what was added, the first time and in a full flush even if that is zero.
+    pub(super) fn send(&mut self, flush: &Flush<'_>, total: u64) {
+        if self.sent == Some(total) && !flush.is_full {
+            return;
+        }
         // Registered each time: a handle that is kept is dead after the exporter's idle timeout, or
         // from the start if there was no recorder when it was created.
-        recorder.register_counter(&self.key, &METADATA).increment(total - self.sent);
-        self.sent = total;
+        let counter = flush.recorder.register_counter(&self.key, &METADATA);
+        counter.increment(total - self.sent.unwrap_or_default());
+        self.sent = Some(total);
     }
 }
 
@@ -51,17 +61,25 @@ impl CounterDelta {
 
 impl SecondsDelta {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: Duration::ZERO }
+        Self { key, sent: None }
     }
 
-    /// Hands over what was added, even if that is zero, as [`CounterDelta::send`] does.
+    /// Takes the key of another series, to which it adds from now on.
+    pub(super) fn rename(&mut self, other: Self) {
+        self.key = other.key;
+    }
+
+    /// Hands over what was added, as [`CounterDelta::send`] does.
     ///
     /// A gauge that is incremented: counters of the facade are integers, and whole seconds are too
     /// coarse for rates over a minute. Increments of several monitors add up.
-    pub(super) fn send(&mut self, recorder: &dyn Recorder, total: Duration) {
-        let added = total.saturating_sub(self.sent);
-        recorder.register_gauge(&self.key, &METADATA).increment(added.as_secs_f64());
-        self.sent = total;
+    pub(super) fn send(&mut self, flush: &Flush<'_>, total: Duration) {
+        if self.sent == Some(total) && !flush.is_full {
+            return;
+        }
+        let added = total.saturating_sub(self.sent.unwrap_or_default());
+        flush.recorder.register_gauge(&self.key, &METADATA).increment(added.as_secs_f64());
+        self.sent = Some(total);
     }
 }
 
@@ -72,6 +90,11 @@ impl HistogramDelta {
         Self { key, sent: HistogramSnapshot::default() }
     }
 
+    /// Takes the key of another series, to which it adds from now on.
+    pub(super) fn rename(&mut self, other: Self) {
+        self.key = other.key;
+    }
+
     /// Returns how many samples of `total` were not handed over yet.
     pub(super) fn pending(&self, total: &HistogramSnapshot) -> u64 {
         total.count() - self.sent.count()
@@ -80,14 +103,14 @@ impl HistogramDelta {
     /// Hands over as many new samples as the quota allows, each at the mean of its bucket.
     pub(super) fn send(
         &mut self,
-        recorder: &dyn Recorder,
-        clock: &Clock,
+        flush: &Flush<'_>,
         quota: SampleQuota,
         total: &HistogramSnapshot,
     ) {
         if self.pending(total) == 0 {
             return;
         }
+        let (recorder, clock) = (flush.recorder, flush.clock);
         let histogram = recorder.register_histogram(&self.key, &METADATA);
         let buckets = self.sent.buckets.iter_mut().zip(&total.buckets).enumerate();
         for (bucket, (sent, total)) in buckets {
@@ -123,6 +146,7 @@ fn clamp_to_bucket(bucket: usize, seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::Clock;
     use crate::shard::BucketBounds;
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
@@ -144,6 +168,7 @@ mod tests {
         let clock = clock();
         let bounds = BucketBounds::new(&clock);
         let recorder = DebuggingRecorder::new();
+        let flush = Flush { recorder: &recorder, clock: &clock, is_full: false };
         let mut delta = HistogramDelta::new(Key::from_name("test"));
         let mut total = HistogramSnapshot::default();
         let mut all = Vec::new();
@@ -152,7 +177,7 @@ mod tests {
                 [0, 1, 99_999, 100_000, 100_001, 25_000_000, 25_000_001, 10_000_000_001, round]
             {
                 total.add(&bounds, nanos);
-                delta.send(&recorder, &clock, SampleQuota::unlimited(), &total);
+                delta.send(&flush, SampleQuota::unlimited(), &total);
             }
             all.extend(take_recorded(&recorder));
         }
@@ -167,11 +192,11 @@ mod tests {
     #[test]
     fn seconds_are_handed_over_once_to_the_nanosecond() {
         let recorder = DebuggingRecorder::new();
+        let clock = clock();
+        let flush = Flush { recorder: &recorder, clock: &clock, is_full: false };
         let mut deltas = [0, 1].map(|_| SecondsDelta::new(Key::from_name("test")));
         for millis in [0, 1, 1, 250, 61_500] {
-            deltas
-                .iter_mut()
-                .for_each(|delta| delta.send(&recorder, Duration::from_millis(millis)));
+            deltas.iter_mut().for_each(|delta| delta.send(&flush, Duration::from_millis(millis)));
         }
         let values: Vec<_> = recorder.snapshotter().snapshot().into_vec();
         let value = values.into_iter().find_map(|(_, _, _, value)| match value {
@@ -196,13 +221,14 @@ mod tests {
         let clock = clock();
         let bounds = BucketBounds::new(&clock);
         let recorder = DebuggingRecorder::new();
+        let flush = Flush { recorder: &recorder, clock: &clock, is_full: false };
         let mut delta = HistogramDelta::new(Key::from_name("test"));
         let mut total = HistogramSnapshot::default();
         (0..1_000).for_each(|nanos| total.add(&bounds, nanos));
         let mut count = 0;
         while delta.pending(&total) > 0 {
             let quota = SampleQuota::new(100, delta.pending(&total));
-            delta.send(&recorder, &clock, quota, &total);
+            delta.send(&flush, quota, &total);
             let sent = take_recorded(&recorder).len();
             assert!(sent <= 101, "{sent} at once");
             count += sent;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{Key, Recorder};
+use metrics::Key;
 
 use super::descriptions::METADATA;
+use super::flush::Flush;
 
 /// How the values of several monitors are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(super) enum Aggregation {
 #[derive(Debug)]
 pub(super) struct Gauges {
     monitor: u64,
-    keys: HashMap<Key, Aggregation>,
+    contributed: HashMap<Key, (Aggregation, f64)>,
 }
 
 /// The values of each gauge by monitor.
@@ -30,22 +31,21 @@ impl Gauges {
     pub(super) fn new() -> Self {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let monitor = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self { monitor, keys: HashMap::new() }
+        Self { monitor, contributed: HashMap::new() }
     }
 
-    /// Sets the contribution of this monitor.
-    ///
-    /// Called at each flush, changed or not, so that a recorder that is installed late or that has
-    /// an idle timeout has the series.
+    /// Sets the contribution of this monitor, in a full flush even if it has not changed.
     pub(super) fn set(
         &mut self,
-        recorder: &dyn Recorder,
+        flush: &Flush<'_>,
         key: &Key,
         aggregation: Aggregation,
         value: f64,
     ) {
-        if !self.keys.contains_key(key) {
-            self.keys.insert(key.clone(), aggregation);
+        match self.contributed.get_mut(key) {
+            Some((_, last)) if *last == value && !flush.is_full => return,
+            Some((_, last)) => *last = value,
+            None => _ = self.contributed.insert(key.clone(), (aggregation, value)),
         }
         // Under the lock to the end: otherwise an older value of another monitor could be set last.
         with_contributions(|contributions| {
@@ -54,14 +54,14 @@ impl Gauges {
             }
             if let Some(values) = contributions.get_mut(key) {
                 values.insert(self.monitor, value);
-                recorder.register_gauge(key, &METADATA).set(aggregation.apply(values));
+                flush.recorder.register_gauge(key, &METADATA).set(aggregation.apply(values));
             }
         });
     }
 
     /// Withdraws the contributions of this monitor; those of the others remain.
-    pub(super) fn withdraw(&mut self, recorder: &dyn Recorder) {
-        for (key, aggregation) in self.keys.drain() {
+    pub(super) fn withdraw(&mut self, recorder: &dyn metrics::Recorder) {
+        for (key, (aggregation, _)) in self.contributed.drain() {
             with_contributions(|contributions| {
                 let Some(values) = contributions.get_mut(&key) else { return };
                 values.remove(&self.monitor);
@@ -104,10 +104,12 @@ mod tests {
     fn monitors_contribute_to_a_gauge_until_they_withdraw() {
         let recorder = DebuggingRecorder::new();
         let key = Key::from_name("monitors_contribute");
+        let clock = crate::os::Clock::new();
+        let flush = Flush { recorder: &recorder, clock: &clock, is_full: false };
         let (mut one, mut other) = (Gauges::new(), Gauges::new());
-        one.set(&recorder, &key, Aggregation::Sum, 3.0);
-        other.set(&recorder, &key, Aggregation::Sum, 4.0);
-        one.set(&recorder, &key, Aggregation::Sum, 5.0);
+        one.set(&flush, &key, Aggregation::Sum, 3.0);
+        other.set(&flush, &key, Aggregation::Sum, 4.0);
+        one.set(&flush, &key, Aggregation::Sum, 5.0);
         assert_eq!(value(&recorder), 9.0);
         one.withdraw(&recorder);
         assert_eq!(value(&recorder), 4.0);

@@ -5,15 +5,16 @@ mod busy_ratio;
 mod delta;
 mod descriptions;
 mod export_loop;
+mod flush;
 mod gauges;
 mod oldest_requests;
 mod oldest_stalls;
 mod route;
+mod routes;
 mod runtime;
 mod sample_budget;
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,13 +27,12 @@ pub(crate) use self::sample_budget::set_recorder_drains;
 
 pub(crate) use self::export_loop::ExportLoop;
 
+use self::flush::{Flush, FullFlushes};
 use self::gauges::Gauges;
 use self::oldest_requests::OldestRequests;
 use self::oldest_stalls::OldestStalls;
-use self::route::{RouteSeries, RouteSnapshot};
+use self::routes::RoutesExporter;
 use self::runtime::{MonitorCounts, RuntimeSeries, RuntimeSnapshot};
-use self::sample_budget::SampleBudget;
-use crate::routes::RouteId;
 use crate::state::MonitorState;
 use crate::watchdog::{Lag, WatchdogStats};
 
@@ -42,11 +42,10 @@ pub(crate) struct Exporter {
     lag: Arc<Lag>,
     stats: Arc<WatchdogStats>,
     runtime: RuntimeSeries,
-    routes: HashMap<RouteId, RouteSeries>,
+    routes: RoutesExporter,
     oldest_requests: OldestRequests,
     gauges: Gauges,
-    budget: SampleBudget,
-    created_at: Instant,
+    full_flushes: FullFlushes,
 }
 
 // === impl Exporter ===
@@ -57,11 +56,10 @@ impl Exporter {
             lag,
             stats,
             runtime: RuntimeSeries::new(&monitor.runtime_name, &monitor.runtime.metrics()),
-            routes: HashMap::new(),
+            routes: RoutesExporter::new(),
             oldest_requests: OldestRequests::default(),
             gauges: Gauges::new(),
-            budget: SampleBudget::new(Duration::ZERO),
-            created_at: Instant::now(),
+            full_flushes: FullFlushes::default(),
         }
     }
 
@@ -78,66 +76,20 @@ impl Exporter {
     /// Nothing shows a stall that has ended as one in progress, neither what is handed over nor a
     /// scrape in the middle: the counters are read before the gauges, and handed over after them.
     fn flush_to(&mut self, recorder: &dyn Recorder, monitor: &MonitorState) {
-        descriptions::describe(recorder);
-        let counted = self.counted_routes(monitor);
+        let is_full = self.full_flushes.take_due(recorder, Instant::now());
+        let flush = Flush { recorder, clock: &monitor.clock, is_full };
+        if is_full {
+            descriptions::describe(recorder);
+        }
+        self.routes.read(monitor);
         let stalls = OldestStalls::now(monitor);
         self.oldest_requests.update(monitor);
-        for (id, snapshot) in &counted {
-            let age = stalls.by_route.get(id).copied();
-            self.send_route_gauges(recorder, monitor, *id, snapshot, age);
-        }
+        let requests = &self.oldest_requests;
+        self.routes.assign_rows(monitor, &stalls, requests);
+        self.routes.send_gauges(&flush, &mut self.gauges, monitor, &stalls, requests);
         let snapshot = self.runtime_snapshot(monitor, stalls.by_worker);
-        self.runtime.send(recorder, &monitor.clock, &mut self.gauges, &snapshot);
-        self.send_routes(recorder, monitor, &counted);
-    }
-
-    fn counted_routes(&self, monitor: &MonitorState) -> Vec<(RouteId, RouteSnapshot)> {
-        let routes = monitor.routes.iter();
-        routes.map(|(id, _)| (id, RouteSnapshot::now(monitor, id))).collect()
-    }
-
-    /// Sets the gauges of a route that has been used. Its series exist from then on.
-    fn send_route_gauges(
-        &mut self,
-        recorder: &dyn Recorder,
-        monitor: &MonitorState,
-        id: RouteId,
-        snapshot: &RouteSnapshot,
-        oldest_stall_age: Option<Duration>,
-    ) {
-        if snapshot.is_used() || oldest_stall_age.is_some() {
-            if let (Entry::Vacant(entry), Some(route)) =
-                (self.routes.entry(id), monitor.routes.get(id))
-            {
-                entry.insert(RouteSeries::new(route));
-            }
-        }
-        if let Some(series) = self.routes.get(&id) {
-            let age = oldest_stall_age.unwrap_or_default();
-            series.send_gauges(recorder, &mut self.gauges, snapshot, age);
-            if !monitor.routes.is_task(id) {
-                let age = self.oldest_requests.age(id);
-                series.send_oldest_request(recorder, &mut self.gauges, age);
-            }
-        }
-    }
-
-    fn send_routes(
-        &mut self,
-        recorder: &dyn Recorder,
-        monitor: &MonitorState,
-        counted: &[(RouteId, RouteSnapshot)],
-    ) {
-        let pending = counted
-            .iter()
-            .filter_map(|(id, snapshot)| Some(self.routes.get(id)?.pending(snapshot)))
-            .sum();
-        let quota = self.budget.quota(self.created_at.elapsed(), pending);
-        for (id, snapshot) in counted {
-            if let Some(series) = self.routes.get_mut(id) {
-                series.send(recorder, &monitor.clock, quota, snapshot);
-            }
-        }
+        self.runtime.send(&flush, &mut self.gauges, &snapshot);
+        self.routes.send(&flush, monitor);
     }
 
     fn runtime_snapshot(
@@ -171,13 +123,18 @@ impl Exporter {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicU64;
 
+    use http::Method;
     use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 
     use super::*;
     use crate::os::Clock;
-    use crate::routes::Routes;
+    use crate::request::local_handle;
+    use crate::routes::{MethodLabel, RouteId, Routes};
+    use crate::shard::{HistogramSnapshot, Outcome};
     use crate::stall::Cause;
     use crate::state::tests::state;
 
@@ -236,7 +193,7 @@ mod tests {
         let monitor = state(Clock::Manual(Arc::new(std::sync::atomic::AtomicU64::new(MILLI))));
         let (recorder, mut exporter) =
             (Sequence::default(), Exporter::new(&monitor, Arc::default(), Arc::default()));
-        let mut flush_a_stall = || {
+        let flush_a_stall = |exporter: &mut Exporter| {
             {
                 let mut history = monitor.history.lock();
                 let by_cause = history.stalls.entry(Routes::UNATTRIBUTED).or_default();
@@ -246,8 +203,9 @@ mod tests {
             exporter.flush_to(&recorder, &monitor);
         };
         // Some series exist only after the first time.
-        flush_a_stall();
-        flush_a_stall();
+        flush_a_stall(&mut exporter);
+        exporter.full_flushes = FullFlushes::default();
+        flush_a_stall(&mut exporter);
         let sequence = recorder.take();
         let first = |name| sequence.iter().position(|(other, _)| other == name).unwrap();
         let counted = first("tower_stall_duration_seconds");
@@ -276,5 +234,140 @@ mod tests {
         assert!(ages(800 * MILLI, false).is_empty(), "it may be many short polls");
         assert_eq!(ages(900 * MILLI, true), [0.1]);
         assert_eq!(ages(0, false), [0.0]);
+    }
+
+    /// Records the figures of counters and the values of gauges, by name and route.
+    #[derive(Clone, Default)]
+    struct Figures(Arc<Mutex<BTreeMap<(String, String), f64>>>);
+
+    struct Figure(Figures, (String, String));
+
+    impl Figures {
+        fn new_handle(&self, key: &Key) -> Arc<Figure> {
+            let route = key.labels().find(|label| label.key() == "route");
+            let route = route.map(|label| label.value().to_owned()).unwrap_or_default();
+            Arc::new(Figure(self.clone(), (key.name().to_owned(), route)))
+        }
+
+        /// Returns what was handed over of a metric, by route.
+        fn of(&self, name: &str) -> Vec<(String, f64)> {
+            let figures = self.0.lock().unwrap();
+            let of_name = figures.iter().filter(|((other, _), _)| other == name);
+            of_name.map(|((_, route), &value)| (route.clone(), value)).collect()
+        }
+    }
+
+    impl metrics::CounterFn for Figure {
+        fn increment(&self, by: u64) {
+            *self.0.0.lock().unwrap().entry(self.1.clone()).or_default() += by as f64;
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl GaugeFn for Figure {
+        fn increment(&self, _: f64) {}
+
+        fn decrement(&self, _: f64) {}
+
+        fn set(&self, value: f64) {
+            self.0.0.lock().unwrap().insert(self.1.clone(), value);
+        }
+    }
+
+    impl Recorder for Figures {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(self.new_handle(key))
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.new_handle(key))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// Counts a request that has ended, and one in flight.
+    fn count_requests(monitor: &Arc<MonitorState>, route: RouteId) {
+        let local = local_handle(monitor);
+        let counters = local.counters(route);
+        counters.start_request();
+        counters.end_request(&monitor.bounds, Outcome::Success, 1, 1);
+        counters.start_request();
+    }
+
+    /// The monitors of a process share their gauges, so each test has a method of its own.
+    fn exporter() -> (Arc<MonitorState>, Figures, Exporter) {
+        let monitor = state(Clock::Manual(Arc::new(AtomicU64::new(1_000 * MILLI))));
+        let exporter = Exporter::new(&monitor, Arc::default(), Arc::default());
+        (monitor, Figures::default(), exporter)
+    }
+
+    fn figures<const N: usize>(figures: [(&str, f64); N]) -> Vec<(String, f64)> {
+        figures.map(|(route, value)| (route.to_owned(), value)).into()
+    }
+
+    const REQUESTS: &str = "tower_stall_requests_total";
+    const IN_FLIGHT: &str = "tower_stall_requests_in_flight";
+
+    #[test]
+    fn the_figures_of_a_route_are_in_its_own_rows_once_an_answer_has_confirmed_it() {
+        let (monitor, recorder, mut exporter) = exporter();
+        let put = MethodLabel::new(&Method::PUT);
+        let route = monitor.routes.of_request(put, Some("/a")).id;
+        count_requests(&monitor, route);
+        count_requests(&monitor, monitor.routes.of_request(put, None).id);
+        exporter.flush_to(&recorder, &monitor);
+        assert_eq!(recorder.of(REQUESTS), figures([("unmatched", 2.0)]));
+        assert_eq!(recorder.of(IN_FLIGHT), figures([("unmatched", 2.0)]));
+        monitor.routes.confirm(put, "/a");
+        count_requests(&monitor, route);
+        exporter.flush_to(&recorder, &monitor);
+        assert_eq!(recorder.of(REQUESTS), figures([("/a", 1.0), ("unmatched", 2.0)]));
+        assert_eq!(recorder.of(IN_FLIGHT), figures([("/a", 2.0), ("unmatched", 1.0)]));
+    }
+
+    #[test]
+    fn a_route_that_stalls_before_its_first_answer_has_rows() {
+        let (monitor, recorder, mut exporter) = exporter();
+        let patch = MethodLabel::new(&Method::PATCH);
+        let [fast, slow] =
+            ["/fast", "/slow"].map(|name| monitor.routes.of_request(patch, Some(name)).id);
+        count_requests(&monitor, fast);
+        count_requests(&monitor, slow);
+        let by_cause = HashMap::from([(Cause::Blocked, HistogramSnapshot::default())]);
+        monitor.history.lock().stalls.insert(slow, by_cause);
+        exporter.flush_to(&recorder, &monitor);
+        assert_eq!(recorder.of(REQUESTS), figures([("/slow", 1.0), ("unmatched", 1.0)]));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_handed_over_in_full_flushes_only() {
+        let (monitor, recorder, mut exporter) = exporter();
+        let trace = MethodLabel::new(&Method::TRACE);
+        let routes = ["/a", "/b"].map(|name| monitor.routes.id(trace, name));
+        routes.iter().for_each(|&route| count_requests(&monitor, route));
+        let handed_over = |exporter: &mut Exporter| {
+            recorder.0.lock().unwrap().clear();
+            exporter.flush_to(&recorder, &monitor);
+            (recorder.of(REQUESTS), recorder.of(IN_FLIGHT))
+        };
+        let both = |value| figures([("/a", value), ("/b", value)]);
+        assert_eq!(handed_over(&mut exporter), (both(1.0), both(1.0)));
+        assert_eq!(handed_over(&mut exporter), (vec![], vec![]));
+        count_requests(&monitor, routes[1]);
+        let changed = (figures([("/b", 1.0)]), figures([("/b", 2.0)]));
+        assert_eq!(handed_over(&mut exporter), changed);
+        exporter.full_flushes = FullFlushes::default();
+        let in_flight = figures([("/a", 1.0), ("/b", 2.0)]);
+        assert_eq!(handed_over(&mut exporter), (both(0.0), in_flight));
     }
 }

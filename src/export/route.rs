@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics::{Key, Label, Recorder, SharedString};
+use metrics::{Key, Label, SharedString};
 
 use super::delta::{CounterDelta, HistogramDelta, SecondsDelta};
 use super::descriptions::{self, Metric};
+use super::flush::Flush;
 use super::gauges::{Aggregation, Gauges};
 use super::sample_budget::SampleQuota;
-use crate::os::Clock;
 use crate::routes::{Route, RouteId};
 use crate::shard::{HistogramSnapshot, Outcome, RouteTotals};
 use crate::stall::{Cause, Phase, TimeSplit};
 use crate::state::MonitorState;
 
+type RouteLabels = [Label; 2];
+
 /// The values of one route at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RouteSnapshot {
     pub(super) totals: RouteTotals,
     pub(super) stalls: HashMap<Cause, HistogramSnapshot>,
@@ -30,7 +32,7 @@ pub(super) struct RouteSnapshot {
 
 #[derive(Debug)]
 pub(super) struct RouteSeries {
-    labels: [Label; 2],
+    labels: RouteLabels,
     polls: [HistogramDelta; Phase::ALL.len()],
     schedule_latency: HistogramDelta,
     request_duration: HistogramDelta,
@@ -40,9 +42,24 @@ pub(super) struct RouteSeries {
     outcomes: [CounterDelta; Outcome::ALL.len()],
     handed_off: CounterDelta,
     off_worker: CounterDelta,
+}
+
+/// The gauges of one row.
+#[derive(Debug)]
+pub(super) struct RouteGauges {
     in_flight: Key,
     in_progress: Key,
-    oldest_request: Key,
+    /// `None` for instrumented tasks, many of which wait by nature.
+    oldest_request: Option<Key>,
+}
+
+/// The values of the gauges of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct GaugeValues {
+    pub(super) in_flight: u64,
+    pub(super) oldest_stall_age: Duration,
+    /// For how long the request that has waited longest has not been polled.
+    pub(super) oldest_request_age: Duration,
 }
 
 // === impl RouteSnapshot ===
@@ -77,8 +94,7 @@ impl RouteSnapshot {
 
 impl RouteSeries {
     pub(super) fn new(route: &Route) -> Self {
-        let method = Label::from_static_parts("method", route.method);
-        let labels = [method, Label::new("route", SharedString::from_shared(route.name.clone()))];
+        let labels = labels(route);
         let key_of = |metric: Metric| key(metric, &labels, None);
         Self {
             polls: Phase::ALL.map(|phase| {
@@ -99,11 +115,29 @@ impl RouteSeries {
             }),
             handed_off: CounterDelta::new(key_of(descriptions::HANDED_OFF)),
             off_worker: CounterDelta::new(key_of(descriptions::OFF_WORKER)),
-            in_flight: key_of(descriptions::IN_FLIGHT),
-            in_progress: key_of(descriptions::IN_PROGRESS),
-            oldest_request: key_of(descriptions::OLDEST_REQUEST),
             labels,
         }
+    }
+
+    /// Hands over to the rows of another route from now on.
+    pub(super) fn rename(&mut self, route: &Route) {
+        let renamed = Self::new(route);
+        let pairs = self.polls.iter_mut().zip(renamed.polls).chain([
+            (&mut self.schedule_latency, renamed.schedule_latency),
+            (&mut self.request_duration, renamed.request_duration),
+            (&mut self.request_busy, renamed.request_busy),
+        ]);
+        pairs.for_each(|(delta, renamed)| delta.rename(renamed));
+        for (cause, delta) in &mut self.stalls {
+            delta.rename(HistogramDelta::new(stalls_key(&renamed.labels, *cause)));
+        }
+        let counters = self.outcomes.iter_mut().zip(renamed.outcomes).chain([
+            (&mut self.handed_off, renamed.handed_off),
+            (&mut self.off_worker, renamed.off_worker),
+        ]);
+        counters.for_each(|(delta, renamed)| delta.rename(renamed));
+        self.split.iter_mut().zip(renamed.split).for_each(|(delta, renamed)| delta.rename(renamed));
+        self.labels = renamed.labels;
     }
 
     /// Returns how many samples were not handed over yet.
@@ -116,37 +150,18 @@ impl RouteSeries {
             + self.request_busy.pending(&totals.request_busy)
     }
 
-    pub(super) fn send_gauges(
-        &self,
-        recorder: &dyn Recorder,
-        gauges: &mut Gauges,
-        snapshot: &RouteSnapshot,
-        oldest_stall_age: Duration,
-    ) {
-        let in_flight = snapshot.totals.in_flight() as f64;
-        gauges.set(recorder, &self.in_flight, Aggregation::Sum, in_flight);
-        let in_progress = oldest_stall_age.as_secs_f64();
-        gauges.set(recorder, &self.in_progress, Aggregation::Max, in_progress);
-    }
-
-    pub(super) fn send(
-        &mut self,
-        recorder: &dyn Recorder,
-        clock: &Clock,
-        quota: SampleQuota,
-        snapshot: &RouteSnapshot,
-    ) {
+    pub(super) fn send(&mut self, flush: &Flush<'_>, quota: SampleQuota, snapshot: &RouteSnapshot) {
         let totals = &snapshot.totals;
         for (delta, total) in self.polls.iter_mut().zip(&totals.polls) {
-            delta.send(recorder, clock, quota, total);
+            delta.send(flush, quota, total);
         }
-        self.schedule_latency.send(recorder, clock, quota, &totals.schedule_latency);
-        self.request_duration.send(recorder, clock, quota, &totals.request_duration);
-        self.request_busy.send(recorder, clock, quota, &totals.request_busy);
-        self.send_stalls(recorder, clock, snapshot);
+        self.schedule_latency.send(flush, quota, &totals.schedule_latency);
+        self.request_duration.send(flush, quota, &totals.request_duration);
+        self.request_busy.send(flush, quota, &totals.request_busy);
+        self.send_stalls(flush, snapshot);
         for (delta, &total) in self.outcomes.iter_mut().zip(&totals.ended) {
             if total > 0 {
-                delta.send(recorder, total);
+                delta.send(flush, total);
             }
         }
         for (delta, total) in [
@@ -154,37 +169,70 @@ impl RouteSeries {
             (&mut self.off_worker, snapshot.off_worker),
         ] {
             if total > 0 {
-                delta.send(recorder, total);
+                delta.send(flush, total);
             }
         }
     }
 
-    /// Hands over for how long the request that has waited longest has not been polled.
-    pub(super) fn send_oldest_request(
-        &self,
-        recorder: &dyn Recorder,
-        gauges: &mut Gauges,
-        age: Duration,
-    ) {
-        gauges.set(recorder, &self.oldest_request, Aggregation::Max, age.as_secs_f64());
-    }
-
     /// Stalls are few, so they have no quota.
-    fn send_stalls(&mut self, recorder: &dyn Recorder, clock: &Clock, snapshot: &RouteSnapshot) {
+    fn send_stalls(&mut self, flush: &Flush<'_>, snapshot: &RouteSnapshot) {
         for (&cause, total) in &snapshot.stalls {
-            let delta = self.stalls.entry(cause).or_insert_with(|| {
-                let cause = Label::from_static_parts("cause", cause.as_str());
-                HistogramDelta::new(key(descriptions::STALLS, &self.labels, Some(cause)))
-            });
-            delta.send(recorder, clock, SampleQuota::unlimited(), total);
+            let new = || HistogramDelta::new(stalls_key(&self.labels, cause));
+            let delta = self.stalls.entry(cause).or_insert_with(new);
+            delta.send(flush, SampleQuota::unlimited(), total);
         }
         // Also of a route without stalls: a rate over the first one needs the zero before it.
         for (delta, total) in self.split.iter_mut().zip(snapshot.split.parts()) {
-            delta.send(recorder, total);
+            delta.send(flush, total);
         }
     }
 }
 
-fn key(metric: Metric, labels: &[Label; 2], extra: Option<Label>) -> Key {
+// === impl RouteGauges ===
+
+impl RouteGauges {
+    pub(super) fn new(route: &Route, is_task: bool) -> Self {
+        let labels = labels(route);
+        let key_of = |metric: Metric| key(metric, &labels, None);
+        Self {
+            in_flight: key_of(descriptions::IN_FLIGHT),
+            in_progress: key_of(descriptions::IN_PROGRESS),
+            oldest_request: (!is_task).then(|| key_of(descriptions::OLDEST_REQUEST)),
+        }
+    }
+
+    pub(super) fn send(&self, flush: &Flush<'_>, gauges: &mut Gauges, values: &GaugeValues) {
+        gauges.set(flush, &self.in_flight, Aggregation::Sum, values.in_flight as f64);
+        let age = values.oldest_stall_age.as_secs_f64();
+        gauges.set(flush, &self.in_progress, Aggregation::Max, age);
+        if let Some(key) = &self.oldest_request {
+            let age = values.oldest_request_age.as_secs_f64();
+            gauges.set(flush, key, Aggregation::Max, age);
+        }
+    }
+}
+
+// === impl GaugeValues ===
+
+impl GaugeValues {
+    /// Adds the values of another route of the same row.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.in_flight += other.in_flight;
+        self.oldest_stall_age = self.oldest_stall_age.max(other.oldest_stall_age);
+        self.oldest_request_age = self.oldest_request_age.max(other.oldest_request_age);
+    }
+}
+
+fn labels(route: &Route) -> RouteLabels {
+    let method = Label::from_static_parts("method", route.method);
+    [method, Label::new("route", SharedString::from_shared(route.name.clone()))]
+}
+
+fn stalls_key(labels: &RouteLabels, cause: Cause) -> Key {
+    let cause = Label::from_static_parts("cause", cause.as_str());
+    key(descriptions::STALLS, labels, Some(cause))
+}
+
+fn key(metric: Metric, labels: &RouteLabels, extra: Option<Label>) -> Key {
     Key::from_parts(metric.name, labels.iter().cloned().chain(extra).collect::<Vec<_>>())
 }

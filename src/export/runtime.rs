@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use metrics::{Key, Label, Recorder, SharedString};
+use metrics::{Key, Label, SharedString};
 use tokio::runtime::RuntimeMetrics;
 
 use super::busy_ratio::BusyRatio;
 use super::delta::{CounterDelta, HistogramDelta};
 use super::descriptions::{self, Metric};
+use super::flush::Flush;
 use super::gauges::{Aggregation, Gauges};
 use super::sample_budget::SampleQuota;
-use crate::os::Clock;
 use crate::shard::HistogramSnapshot;
 use crate::stacks::CapturePool;
 use crate::watchdog::LagSnapshot;
@@ -110,23 +110,17 @@ impl RuntimeSeries {
 
     pub(super) fn send(
         &mut self,
-        recorder: &dyn Recorder,
-        clock: &Clock,
+        flush: &Flush<'_>,
         gauges: &mut Gauges,
         snapshot: &RuntimeSnapshot,
     ) {
-        self.send_gauges(recorder, gauges, snapshot);
-        self.send_busy_ratios(recorder, gauges, snapshot);
-        self.send_histograms(recorder, clock, snapshot);
-        self.send_counters(recorder, &snapshot.counts);
+        self.send_gauges(flush, gauges, snapshot);
+        self.send_busy_ratios(flush, gauges, snapshot);
+        self.send_histograms(flush, snapshot);
+        self.send_counters(flush, &snapshot.counts);
     }
 
-    fn send_gauges(
-        &self,
-        recorder: &dyn Recorder,
-        gauges: &mut Gauges,
-        snapshot: &RuntimeSnapshot,
-    ) {
+    fn send_gauges(&self, flush: &Flush<'_>, gauges: &mut Gauges, snapshot: &RuntimeSnapshot) {
         let values = [
             (&self.workers, snapshot.metrics.num_workers()),
             (&self.workers_stalled, snapshot.stalled_workers.len()),
@@ -135,13 +129,13 @@ impl RuntimeSeries {
             (&self.build_info, 1),
         ];
         for (key, value) in values {
-            gauges.set(recorder, key, Aggregation::Max, value as f64);
+            gauges.set(flush, key, Aggregation::Max, value as f64);
         }
     }
 
     fn send_busy_ratios(
         &mut self,
-        recorder: &dyn Recorder,
+        flush: &Flush<'_>,
         gauges: &mut Gauges,
         snapshot: &RuntimeSnapshot,
     ) {
@@ -152,16 +146,11 @@ impl RuntimeSeries {
             }
         }
         for (key, busy) in &self.worker_busy {
-            gauges.set(recorder, key, Aggregation::Max, busy.get());
+            gauges.set(flush, key, Aggregation::Max, busy.get());
         }
     }
 
-    fn send_histograms(
-        &mut self,
-        recorder: &dyn Recorder,
-        clock: &Clock,
-        snapshot: &RuntimeSnapshot,
-    ) {
+    fn send_histograms(&mut self, flush: &Flush<'_>, snapshot: &RuntimeSnapshot) {
         let lag = &snapshot.lag;
         for (delta, total) in [
             (&mut self.timer_lag, &lag.timer),
@@ -169,11 +158,11 @@ impl RuntimeSeries {
             (&mut self.blocking_pool_delay, &lag.blocking_pool),
             (&mut self.watchdog_late, &snapshot.watchdog_late),
         ] {
-            delta.send(recorder, clock, SampleQuota::unlimited(), total);
+            delta.send(flush, SampleQuota::unlimited(), total);
         }
     }
 
-    fn send_counters(&mut self, recorder: &dyn Recorder, counts: &MonitorCounts) {
+    fn send_counters(&mut self, flush: &Flush<'_>, counts: &MonitorCounts) {
         for (delta, total) in [
             (&mut self.rescues, counts.rescues),
             (&mut self.suppressed, counts.suppressed),
@@ -182,10 +171,10 @@ impl RuntimeSeries {
             (&mut self.hook_panics, counts.hook_panics),
             (&mut self.scans, counts.scans),
         ] {
-            delta.send(recorder, total);
+            delta.send(flush, total);
         }
         for (delta, &total) in self.captures.iter_mut().zip(&counts.captures) {
-            delta.send(recorder, total);
+            delta.send(flush, total);
         }
     }
 }

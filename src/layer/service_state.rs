@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use http::Request;
 
-use crate::request::{LocalHandle, RequestGuard, route_id};
-use crate::routes::{MethodLabel, RouteId, RouteRequest};
+use crate::request::{LocalHandle, RequestGuard, request_route};
+use crate::routes::{MethodLabel, RequestRoute, RouteId, RouteRequest};
 use crate::state::MonitorState;
 use crate::threads::MonitorGuard;
 
@@ -67,9 +67,9 @@ impl ServiceState {
         monitor: &MonitorState,
         method: MethodLabel,
         path: &MatchedPath,
-    ) -> RouteId {
+    ) -> RequestRoute {
         match self.cached.get() {
-            Some(cached) if cached.is(method, path) => cached.id,
+            Some(cached) if cached.is(method, path) => cached.id.into(),
             _ => self.resolve_slow(local, monitor, method, path),
         }
     }
@@ -81,13 +81,13 @@ impl ServiceState {
         monitor: &MonitorState,
         method: MethodLabel,
         path: &MatchedPath,
-    ) -> RouteId {
-        let id = route_id(local, &monitor.routes, method, path.as_str());
+    ) -> RequestRoute {
+        let route = request_route(local, &monitor.routes, method, path.as_str());
         // A route over the limit is not cached, because each of its requests is counted.
-        if monitor.routes.is_named(id, path.as_str()) {
-            let _ = self.cached.set(CachedRoute { method, path: path.clone(), id });
+        if route.candidate.is_none() && monitor.routes.is_named(route.id, path.as_str()) {
+            let _ = self.cached.set(CachedRoute { method, path: path.clone(), id: route.id });
         }
-        id
+        route
     }
 }
 
@@ -105,11 +105,11 @@ fn resolve_label(
     method: MethodLabel,
     path: Option<&MatchedPath>,
     request: RouteRequest<'_>,
-) -> RouteId {
+) -> RequestRoute {
     let label = monitor.route_label.as_ref().and_then(|label| label(&request));
     match label.as_deref().or(path.map(MatchedPath::as_str)) {
-        Some(name) => route_id(local, &monitor.routes, method, name),
-        None => monitor.routes.id(method, None),
+        Some(name) => request_route(local, &monitor.routes, method, name),
+        None => monitor.routes.of_request(method, None),
     }
 }
 

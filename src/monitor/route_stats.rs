@@ -45,25 +45,27 @@ pub struct RouteStats {
 }
 
 impl RouteStats {
-    /// Returns the statistics of each route that has requests or stalls.
+    /// Returns the statistics of each row that has requests or stalls.
     pub(super) fn all(monitor: &MonitorState) -> Vec<Self> {
         let oldest_requests = monitor.oldest_requests();
-        let stats = |(id, route)| {
-            let oldest_request_age = oldest_requests.get(&id).copied();
-            Some(Self { oldest_request_age, ..Self::of(monitor, id, route)? })
+        let stats = |(row, ids): (RouteId, Vec<RouteId>)| {
+            let oldest = ids.iter().filter_map(|id| oldest_requests.get(id)).max();
+            let route = monitor.routes.get(row)?;
+            Some(Self { oldest_request_age: oldest.copied(), ..Self::of(monitor, route, &ids)? })
         };
-        monitor.routes.iter().filter_map(stats).collect()
+        monitor.routes.rows().into_iter().filter_map(stats).collect()
     }
 
-    fn of(monitor: &MonitorState, id: RouteId, route: &Route) -> Option<Self> {
-        let totals = monitor.totals(id);
+    fn of(monitor: &MonitorState, route: &Route, ids: &[RouteId]) -> Option<Self> {
+        let totals = monitor.totals_of(ids);
         let mut stalls = totals.unreported_stalls;
         let history = monitor.history.lock();
-        let by_cause = history.stalls.get(&id).into_iter().flat_map(HashMap::values);
+        let by_cause = ids.iter().filter_map(|id| history.stalls.get(id)).flat_map(HashMap::values);
         by_cause.for_each(|reported| stalls.merge(reported));
-        let split = history.split(id);
+        let stolen: Duration = ids.iter().map(|&id| history.split(id).own()).sum();
         drop(history);
-        let in_progress = monitor.stalls_in_progress().filter(|stall| stall.poll.route == id);
+        let in_progress = monitor.stalls_in_progress();
+        let in_progress = in_progress.filter(|stall| ids.contains(&stall.poll.route));
         let oldest_stall_age = in_progress.map(|stall| stall.age).max();
         if totals.started == 0 && stalls.count() == 0 && oldest_stall_age.is_none() {
             return None;
@@ -78,7 +80,7 @@ impl RouteStats {
             polls,
             stalls: stalls.count(),
             total_stall_duration: monitor.clock.duration(stalls.ticks()),
-            stolen_time: split.own() + monitor.clock.duration(totals.unreported_stalls.ticks()),
+            stolen_time: stolen + monitor.clock.duration(totals.unreported_stalls.ticks()),
             oldest_stall_age: oldest_stall_age.map(|age| monitor.clock.duration(age)),
             oldest_request_age: None,
         })

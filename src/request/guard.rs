@@ -8,8 +8,8 @@ use http_body::Body;
 use super::local_handle::LocalHandle;
 use super::pool;
 use super::record::RequestRecord;
-use super::thread_local::{acquire_record, rebind_record, route_id};
-use crate::routes::{MethodLabel, RouteId};
+use super::thread_local::{acquire_record, rebind_record, request_route};
+use crate::routes::{MethodLabel, RequestRoute};
 use crate::shard::Shard;
 use crate::state::MonitorState;
 use crate::trace::SpanRef;
@@ -28,7 +28,7 @@ impl RequestGuard {
     pub(crate) fn request(
         monitor: &Arc<MonitorState>,
         method: MethodLabel,
-        route: impl FnOnce(&LocalHandle) -> RouteId,
+        route: impl FnOnce(&LocalHandle) -> RequestRoute,
     ) -> Self {
         // Before anything else, because a subscriber may panic.
         let span = SpanRef::current_id();
@@ -48,7 +48,7 @@ impl RequestGuard {
         let span = SpanRef::current_id();
         let mut record = acquire_record(monitor);
         let state = record.state_mut();
-        let route = route_id(&state.local, &monitor.routes, MethodLabel::TASK, name);
+        let route = request_route(&state.local, &monitor.routes, MethodLabel::TASK, name);
         state.start_task(route, span);
         Self(Some(record))
     }

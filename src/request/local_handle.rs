@@ -6,13 +6,15 @@
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
 
-use crate::shard::Shard;
+use crate::routes::RouteId;
+use crate::shard::{RouteCounters, Shard, ThreadCounters};
 use crate::state::MonitorState;
 use crate::sync::{AtomicBool, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct LocalHandle {
     shard: Arc<Shard>,
+    counters: ThreadCounters,
     /// Whether the shard has been released, and may be another thread's.
     released: AtomicBool,
     monitor: Weak<MonitorState>,
@@ -50,9 +52,24 @@ impl LocalHandle {
     /// Leases a shard to this thread.
     #[cold]
     pub(super) fn new(monitor: &Arc<MonitorState>) -> Self {
-        let shard = monitor.shards.acquire();
-        shard.set_owner(assign_thread_id());
-        Self { shard, released: AtomicBool::new(false), monitor: Arc::downgrade(monitor) }
+        Self {
+            shard: monitor.shards.lease(assign_thread_id()),
+            counters: ThreadCounters::new(monitor.routes.len()),
+            released: AtomicBool::new(false),
+            monitor: Arc::downgrade(monitor),
+        }
+    }
+
+    /// Returns the counters of a route on this thread.
+    #[inline]
+    pub(crate) fn counters(&self, route: RouteId) -> &Arc<RouteCounters> {
+        self.counters.get_or_create(route, || self.create_counters(route))
+    }
+
+    #[cold]
+    fn create_counters(&self, route: RouteId) -> Arc<RouteCounters> {
+        // Nothing reads what is measured for a monitor that is gone.
+        self.monitor.upgrade().map_or_else(Arc::default, |monitor| monitor.counters.create(route))
     }
 
     #[inline]
@@ -75,11 +92,17 @@ impl LocalHandle {
         self.monitor.as_ptr().addr()
     }
 
-    /// Releases the shard, unless that has been done.
+    /// Releases the shard and the counters, unless that has been done.
     pub(super) fn release(&self) {
         // Relaxed: the handle is released by its own thread, or by its drop.
-        if !self.released.swap(true, Ordering::Relaxed) {
-            self.shard.release();
+        if self.released.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(monitor) = self.monitor.upgrade() {
+            for (route, counters) in self.counters.iter() {
+                monitor.counters.add_ended(route, counters);
+            }
+            monitor.shards.release(&self.shard);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`RequestGuard`] moves from the call to the future and on to the body; its drop ends the
 //! request. [`RequestRecord`] is what it points to, and stays in place. [`PollGuard`] is one poll.
 
+mod answer;
 mod completion;
 mod ended_stall;
 mod guard;
@@ -16,7 +17,7 @@ mod waker;
 pub(crate) use self::guard::RequestGuard;
 pub(crate) use self::local_handle::{LocalHandle, thread_id};
 pub(crate) use self::poll_guard::{BODY, HANDLER, PollGuard, StackMark};
-pub(crate) use self::thread_local::{local_handle, route_id};
+pub(crate) use self::thread_local::{local_handle, request_route};
 pub(crate) use self::waker::StampedWaker;
 
 #[cfg(not(tower_stall_loom))]

@@ -106,7 +106,7 @@ impl<const PHASE: usize> Drop for PollGuard<'_, PHASE> {
     #[cold]
     fn drop(&mut self) {
         self.finish();
-        self.0.completion.on_panic();
+        self.0.on_panic();
     }
 }
 

@@ -9,10 +9,11 @@ use bytes::Buf;
 use http::Response;
 use http_body::{Body, Frame};
 
+use super::answer::is_of_a_route;
 use super::completion::Completion;
 use super::local_handle::{LocalHandle, is_current_thread};
 use super::waker::StampedWaker;
-use crate::routes::{MethodLabel, RouteId, Routes};
+use crate::routes::{MethodLabel, RequestRoute, RouteId, Routes};
 use crate::shard::{RouteCounters, Shard};
 use crate::state::{MonitorState, RequestActivity};
 
@@ -40,6 +41,8 @@ pub(crate) struct RequestState {
     pub(super) counters: Arc<RouteCounters>,
     pub(super) route: RouteId,
     method: MethodLabel,
+    /// The name of the route until an answer has confirmed it.
+    candidate: Option<Arc<str>>,
     pub(super) completion: Completion,
     pub(super) start: u64,
     /// The sum of the polls.
@@ -66,11 +69,12 @@ impl RequestRecord {
         let waker = StampedWaker::new(shard.context.clock.clone());
         let monitor = local.monitor_address();
         let state = RequestState {
-            counters: Arc::clone(shard.counters(route)),
+            counters: Arc::clone(local.counters(route)),
             shard,
             local,
             route,
             method: MethodLabel::TASK,
+            candidate: None,
             completion: Completion::new(),
             start: 0,
             busy: 0,
@@ -124,7 +128,7 @@ impl RequestRecord {
     /// Records an error instead of the response or of the rest of it.
     #[inline]
     pub(crate) fn on_error(&mut self) {
-        self.state.completion.on_error();
+        self.state.on_error();
     }
 }
 
@@ -133,23 +137,25 @@ impl RequestRecord {
 impl RequestState {
     /// Starts a request of `route` on the current thread.
     #[inline]
-    pub(super) fn start_request(&mut self, method: MethodLabel, route: RouteId, span: u64) {
+    pub(super) fn start_request(&mut self, method: MethodLabel, route: RequestRoute, span: u64) {
         self.completion.start_request();
         self.shard.request_started();
         self.start(method, route, span);
     }
 
     /// Starts an instrumented task on the current thread.
-    pub(super) fn start_task(&mut self, route: RouteId, span: u64) {
+    pub(super) fn start_task(&mut self, route: RequestRoute, span: u64) {
         self.completion.start_task();
         self.start(MethodLabel::TASK, route, span);
     }
 
     #[inline]
-    fn start(&mut self, method: MethodLabel, route: RouteId, span: u64) {
+    fn start(&mut self, method: MethodLabel, route: RequestRoute, span: u64) {
+        let RequestRoute { id: route, candidate } = route;
+        self.candidate = candidate;
         if self.route != route {
             self.route = route;
-            self.counters = Arc::clone(self.shard.counters(route));
+            self.counters = Arc::clone(self.local.counters(route));
             self.activity.set_route(route);
         }
         self.counters.start_request();
@@ -176,7 +182,32 @@ impl RequestState {
     /// Records the head of the response. Returns whether the response has no body.
     #[inline]
     pub(super) fn on_response<B: Body>(&mut self, response: &Response<B>) -> bool {
+        if self.candidate.is_some() && is_of_a_route(response.status(), response.headers()) {
+            self.confirm_route();
+        }
         self.completion.on_response(self.method, response)
+    }
+
+    /// Records that the service or a body has returned an error.
+    #[cold]
+    pub(super) fn on_error(&mut self) {
+        self.confirm_route();
+        self.completion.on_error();
+    }
+
+    /// Records that a poll unwinds.
+    #[cold]
+    pub(super) fn on_panic(&mut self) {
+        self.confirm_route();
+        self.completion.on_panic();
+    }
+
+    /// Records that the code of the route has run.
+    #[cold]
+    fn confirm_route(&mut self) {
+        if let (Some(name), Some(monitor)) = (self.candidate.take(), self.local.monitor()) {
+            monitor.routes.confirm(self.method, &name);
+        }
     }
 
     /// Records the latency between the wake and the start of the poll that it led to.
@@ -196,7 +227,7 @@ impl RequestState {
     /// Binds the request to the current thread.
     pub(super) fn rebind(&mut self, local: Arc<LocalHandle>) {
         self.shard = Arc::clone(local.shard());
-        self.counters = Arc::clone(self.shard.counters(self.route));
+        self.counters = Arc::clone(local.counters(self.route));
         self.local = local;
     }
 }

@@ -26,11 +26,11 @@ fn setup() -> (Arc<AtomicU64>, Arc<MonitorState>) {
 }
 
 fn route(monitor: &MonitorState) -> RouteId {
-    monitor.routes.id(MethodLabel::HEAD, Some("/a"))
+    monitor.routes.id(MethodLabel::HEAD, "/a")
 }
 
 fn request(monitor: &Arc<MonitorState>, method: MethodLabel) -> RequestGuard {
-    RequestGuard::request(monitor, method, |_| route(monitor))
+    RequestGuard::request(monitor, method, |_| route(monitor).into())
 }
 
 /// Polls once, from now until `end`, and returns a clone of the waker.
@@ -118,11 +118,11 @@ fn a_poll_that_does_not_return_has_an_age() {
 #[test]
 fn a_recycled_record_has_the_age_and_the_route_of_its_request() {
     let (time, monitor) = setup();
-    let other_route = monitor.routes.id(MethodLabel::HEAD, Some("/b"));
+    let other_route = monitor.routes.id(MethodLabel::HEAD, "/b");
     for start in [1, 2].map(|round| round * 10 * SECOND) {
         for route in [route(&monitor), other_route] {
             time.store(start, Ordering::Relaxed);
-            let mut guard = RequestGuard::request(&monitor, MethodLabel::HEAD, |_| route);
+            let mut guard = RequestGuard::request(&monitor, MethodLabel::HEAD, |_| route.into());
             poll(&mut guard, &time, start);
             time.store(start + 2 * SECOND, Ordering::Relaxed);
             let age = Duration::from_secs(2);

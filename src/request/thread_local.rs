@@ -7,7 +7,7 @@ use super::local_handle::LocalHandle;
 use super::pool;
 use super::record::RequestRecord;
 use crate::os::Tid;
-use crate::routes::{MethodLabel, RouteId, RouteIds, Routes};
+use crate::routes::{MethodLabel, RequestRoute, RouteIds, Routes};
 use crate::state::MonitorState;
 
 /// The entry of one monitor, until the thread ends.
@@ -51,20 +51,20 @@ pub(super) fn rebind_record(record: &mut RequestRecord) -> bool {
     })
 }
 
-/// Returns the id of a pair, from this thread's cache if it is there.
-pub(crate) fn route_id(
+/// Returns the route of a new request or task, from this thread's cache if it is there.
+pub(crate) fn request_route(
     local: &LocalHandle,
     routes: &Routes,
     method: MethodLabel,
     name: &str,
-) -> RouteId {
+) -> RequestRoute {
     let cached = LOCALS.try_with(|locals| {
         let mut locals = locals.borrow_mut();
         let mut entries = locals.iter_mut();
         let entry = entries.find(|entry| Arc::ptr_eq(entry.handle.shard(), local.shard()))?;
-        Some(entry.route_id(routes, method, name))
+        Some(entry.request_route(routes, method, name))
     });
-    cached.ok().flatten().unwrap_or_else(|| routes.id(method, Some(name)))
+    cached.ok().flatten().unwrap_or_else(|| routes.of_request(method, Some(name)))
 }
 
 impl LocalEntry {
@@ -83,18 +83,21 @@ impl LocalEntry {
         self.handle.monitor_address() == Arc::as_ptr(monitor).addr()
     }
 
-    fn route_id(&mut self, routes: &Routes, method: MethodLabel, name: &str) -> RouteId {
-        self.route_ids.get(method, name).unwrap_or_else(|| self.cache(routes, method, name))
+    fn request_route(&mut self, routes: &Routes, method: MethodLabel, name: &str) -> RequestRoute {
+        match self.route_ids.get(method, name) {
+            Some(id) => id.into(),
+            None => self.look_up(routes, method, name),
+        }
     }
 
     #[cold]
-    fn cache(&mut self, routes: &Routes, method: MethodLabel, name: &str) -> RouteId {
-        let id = routes.id(method, Some(name));
+    fn look_up(&mut self, routes: &Routes, method: MethodLabel, name: &str) -> RequestRoute {
+        let route = routes.of_request(method, Some(name));
         // Names that were altered or have no id of their own are unbounded in number.
-        if routes.is_named(id, name) {
-            self.route_ids.insert(method, name, id);
+        if route.candidate.is_none() && routes.is_named(route.id, name) {
+            self.route_ids.insert(method, name, route.id);
         }
-        id
+        route
     }
 }
 
@@ -113,7 +116,8 @@ mod tests {
     use super::super::local_handle::is_current_thread;
     use super::*;
     use crate::os::Clock;
-    use crate::shard::{Outcome, RouteTotals};
+    use crate::routes::RouteId;
+    use crate::shard::Outcome;
     use crate::state::tests::state;
 
     fn monitor() -> Arc<MonitorState> {
@@ -121,11 +125,11 @@ mod tests {
     }
 
     fn route(monitor: &MonitorState) -> RouteId {
-        monitor.routes.id(MethodLabel::HEAD, Some("/a"))
+        monitor.routes.id(MethodLabel::HEAD, "/a")
     }
 
     fn start_request(monitor: &Arc<MonitorState>) {
-        local_handle(monitor).shard().counters(route(monitor)).start_request();
+        local_handle(monitor).counters(route(monitor)).start_request();
     }
 
     #[test]
@@ -137,16 +141,17 @@ mod tests {
             let thread = std::thread::spawn(move || {
                 for _ in 0..2 {
                     let handle = local_handle(&monitor);
-                    let shard = handle.shard();
-                    let (counters, bounds) = (shard.counters(route), &shard.context.bounds);
+                    let counters = handle.counters(route);
                     counters.start_request();
-                    counters.end_request(bounds, Outcome::Success, 1, 1);
+                    counters.end_request(&monitor.bounds, Outcome::Success, 1, 1);
                 }
             });
             thread.join().unwrap();
         }
-        assert_eq!(monitor.shards.iter().count(), 1);
-        let totals = RouteTotals::read(monitor.shards.counters(route));
+        let first = monitor.shards.lease(1);
+        assert_eq!(monitor.shards.leased().count(), 1, "each thread had the same shard");
+        monitor.shards.release(&first);
+        let totals = monitor.totals(route);
         assert_eq!((totals.started, totals.ended(), totals.in_flight()), (8, 8, 0));
     }
 
@@ -160,10 +165,11 @@ mod tests {
                     let handle = local_handle(&monitor);
                     barrier.wait();
                     assert!(is_current_thread(handle.shard()));
+                    assert_eq!(monitor.shards.leased().count(), 4);
+                    barrier.wait();
                 });
             }
         });
-        assert_eq!(monitor.shards.iter().count(), 4);
     }
 
     #[test]
@@ -182,10 +188,8 @@ mod tests {
             start_request(&for_thread);
         });
         thread.join().unwrap();
-        assert_eq!(RouteTotals::read(monitor.shards.counters(route(&monitor))).started, 2);
-        let shard = monitor.shards.acquire();
-        assert_eq!(monitor.shards.iter().count(), 1, "both handles released the shard");
-        drop(shard);
+        assert_eq!(monitor.totals(route(&monitor)).started, 2);
+        assert_eq!(monitor.shards.leased().count(), 0, "both handles released the shard");
     }
 
     #[test]

@@ -30,6 +30,10 @@ impl MethodLabel {
         }
     }
 
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        (0..).map(Self).take(Self::ALL.len())
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         Self::ALL[self.index()]
     }

@@ -1,18 +1,22 @@
 //! Routes by id: names are interned once, are bounded in number and length, and are never raw text
 //! of a client.
+//!
+//! A pair of method and route is a *candidate* until an answer shows that it exists, see
+//! [`Routes::confirm`]. Until then it is a part of the row `unmatched`, and takes no place of
+//! another pair: the method, at least, is whatever a client sends.
 
 mod method;
 mod route_request;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 pub(crate) use self::method::MethodLabel;
 pub(crate) use self::route_request::RouteLabelFn;
 pub use self::route_request::RouteRequest;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::text::is_deceptive;
 
 /// The id of a (method, route) pair.
@@ -26,16 +30,41 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
 }
 
+/// The route of a new request.
+#[derive(Debug)]
+pub(crate) struct RequestRoute {
+    pub(crate) id: RouteId,
+    /// The name of a pair that no answer has confirmed yet.
+    pub(crate) candidate: Option<Arc<str>>,
+}
+
 /// The routes of a monitor.
 #[derive(Debug)]
 pub(crate) struct Routes {
     /// By id. The first ids are fixed: `unmatched` and `overflow` of each method, and
     /// `unattributed`.
-    routes: Box<[OnceLock<Route>]>,
-    ids: RwLock<RouteIds>,
+    routes: Box<[OnceLock<Entry>]>,
+    ids: RwLock<InternedIds>,
     max_routes: usize,
     /// Relaxed: a count by itself.
     overflowed: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    route: Route,
+    method: MethodLabel,
+    /// Whether an answer has confirmed the pair. Relaxed: written under the lock of the ids.
+    is_confirmed: AtomicBool,
+    /// Whether the pair has rows of its own. Relaxed: it only decides where figures are added.
+    has_row: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct InternedIds {
+    ids: RouteIds,
+    /// How many of them are confirmed.
+    confirmed: usize,
 }
 
 /// Ids by name. Each thread has one of its own as a cache of the shared one, so that a lookup
@@ -53,6 +82,8 @@ const OVERFLOW: &str = "overflow";
 const METHODS: usize = MethodLabel::ALL.len();
 const FIXED: usize = 2 * METHODS + 1;
 const MAX_NAME_BYTES: usize = 256;
+/// How many pairs may be candidates at one time.
+const MAX_CANDIDATES: usize = 256;
 
 // === impl RouteId ===
 
@@ -73,6 +104,10 @@ impl RouteId {
         usize::from(self.0)
     }
 
+    pub(crate) fn from_index(index: usize) -> Self {
+        Self(index as u16)
+    }
+
     fn unmatched(method: MethodLabel) -> Self {
         Self(method.index() as u16)
     }
@@ -91,17 +126,19 @@ impl Routes {
     /// The largest number of distinct pairs that the ids can distinguish.
     pub(crate) const MAX: usize = 16_384;
 
-    /// Creates a table for up to `max_routes` distinct pairs beside the fixed ones.
+    /// Creates a table for up to `max_routes` distinct pairs beside the fixed ones and the
+    /// candidates.
     pub(crate) fn new(max_routes: usize) -> Self {
-        let routes: Box<[OnceLock<Route>]> =
-            (0..FIXED + max_routes).map(|_| OnceLock::new()).collect();
-        for (index, method) in MethodLabel::ALL.into_iter().enumerate() {
-            for (id, name) in [(index, UNMATCHED), (METHODS + index, OVERFLOW)] {
-                let _ = routes[id].set(Route { method, name: name.into() });
-            }
+        let len = FIXED + max_routes + MAX_CANDIDATES;
+        let routes: Box<[OnceLock<Entry>]> = (0..len).map(|_| OnceLock::new()).collect();
+        let set = |id: RouteId, method, name| {
+            let _ = routes[id.index()].set(Entry::new(method, name, true));
+        };
+        for method in MethodLabel::all() {
+            set(RouteId::unmatched(method), method, UNMATCHED);
+            set(RouteId::overflow(method), method, OVERFLOW);
         }
-        let unattributed = Route { method: MethodLabel::TASK.as_str(), name: UNATTRIBUTED.into() };
-        let _ = routes[Self::UNATTRIBUTED.index()].set(unattributed);
+        set(Self::UNATTRIBUTED, MethodLabel::TASK, UNATTRIBUTED);
         Self { routes, ids: RwLock::default(), max_routes, overflowed: AtomicU64::new(0) }
     }
 
@@ -110,18 +147,81 @@ impl Routes {
         self.routes.len()
     }
 
-    /// Returns the id of a pair, which is assigned if the pair is new. Without a name it is
-    /// `unmatched`.
-    pub(crate) fn id(&self, method: MethodLabel, name: Option<&str>) -> RouteId {
-        match name {
-            None | Some("" | UNMATCHED) => RouteId::unmatched(method),
-            Some(OVERFLOW) => RouteId::overflow(method),
-            Some(UNATTRIBUTED) if method == MethodLabel::TASK => Self::UNATTRIBUTED,
-            Some(name) => {
-                let name = label_value(name);
-                self.find(method, &name).unwrap_or_else(|| self.intern(method, &name))
-            }
+    /// Returns the route of a new request. Without a name it is `unmatched`. Instrumented tasks are
+    /// named by the program, so they need no answer.
+    pub(crate) fn of_request(&self, method: MethodLabel, name: Option<&str>) -> RequestRoute {
+        let Some(name) = name else { return RouteId::unmatched(method).into() };
+        if let Some(id) = fixed_id(method, name) {
+            return id.into();
         }
+        let name = label_value(name);
+        if method == MethodLabel::TASK {
+            return self.confirm(method, &name).into();
+        }
+        let (known, is_full) = {
+            let interned = self.ids.read().unwrap_or_else(PoisonError::into_inner);
+            (interned.ids.get(method, &name), interned.confirmed == self.max_routes)
+        };
+        match known {
+            Some(id) if self.is_confirmed(id) => id.into(),
+            _ if is_full => self.overflow(method).into(),
+            Some(id) => self.candidate(id),
+            None => self.add_candidate(method, &name),
+        }
+    }
+
+    /// Returns the id of a pair that is confirmed.
+    #[cfg(test)]
+    pub(crate) fn id(&self, method: MethodLabel, name: &str) -> RouteId {
+        fixed_id(method, name).unwrap_or_else(|| self.confirm(method, &label_value(name)))
+    }
+
+    /// Records that a pair exists: a request of it was answered as only the code of a route does.
+    /// Returns its id from now on.
+    #[cold]
+    pub(crate) fn confirm(&self, method: MethodLabel, name: &str) -> RouteId {
+        let mut interned = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        let known = interned.ids.get(method, name);
+        if let Some(id) = known.filter(|&id| self.is_confirmed(id)) {
+            return id;
+        }
+        if interned.confirmed == self.max_routes {
+            return self.overflow(method);
+        }
+        let id = known.unwrap_or_else(|| self.intern(&mut interned.ids, method, name));
+        interned.confirmed += 1;
+        if let Some(entry) = self.entry(id) {
+            entry.is_confirmed.store(true, Ordering::Relaxed);
+            entry.has_row.store(true, Ordering::Relaxed);
+        }
+        id
+    }
+
+    /// Gives a pair rows of its own, though no answer has confirmed it. It takes no place of those
+    /// that are confirmed.
+    pub(crate) fn add_row(&self, id: RouteId) {
+        if let Some(entry) = self.entry(id) {
+            entry.has_row.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the id whose rows have the figures of `id`: its own, or `unmatched`.
+    pub(crate) fn row(&self, id: RouteId) -> RouteId {
+        match self.entry(id) {
+            Some(entry) if !entry.has_row.load(Ordering::Relaxed) => {
+                RouteId::unmatched(entry.method)
+            }
+            _ => id,
+        }
+    }
+
+    /// Returns the ids that have rows of their own, each with all the ids whose figures are in them.
+    pub(crate) fn rows(&self) -> BTreeMap<RouteId, Vec<RouteId>> {
+        let mut rows = BTreeMap::<_, Vec<_>>::new();
+        for (id, _) in self.iter() {
+            rows.entry(self.row(id)).or_default().push(id);
+        }
+        rows
     }
 
     /// Returns the number of requests that were counted as `overflow`.
@@ -130,7 +230,7 @@ impl Routes {
     }
 
     pub(crate) fn get(&self, id: RouteId) -> Option<&Route> {
-        self.routes.get(id.index())?.get()
+        Some(&self.entry(id)?.route)
     }
 
     /// Returns whether `id` has exactly this name, and not one that replaces it.
@@ -140,7 +240,8 @@ impl Routes {
 
     /// Returns every id that has been assigned.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RouteId, &Route)> {
-        self.routes.iter().zip(0..).filter_map(|(route, id)| Some((RouteId(id), route.get()?)))
+        let entries = self.routes.iter().zip(0..);
+        entries.filter_map(|(entry, id)| Some((RouteId(id), &entry.get()?.route)))
     }
 
     /// Returns whether `id` is an instrumented task, not a request.
@@ -148,34 +249,72 @@ impl Routes {
         self.get(id).is_some_and(|route| route.method == MethodLabel::TASK.as_str())
     }
 
-    /// Looks up the id of a pair; returns the overflow id once the table is full.
-    fn find(&self, method: MethodLabel, name: &str) -> Option<RouteId> {
-        let ids = self.ids.read().unwrap_or_else(PoisonError::into_inner);
-        ids.get(method, name).or_else(|| self.is_full(&ids).then(|| self.overflow(method)))
+    fn entry(&self, id: RouteId) -> Option<&Entry> {
+        self.routes.get(id.index())?.get()
+    }
+
+    fn is_confirmed(&self, id: RouteId) -> bool {
+        self.entry(id).is_some_and(|entry| entry.is_confirmed.load(Ordering::Relaxed))
+    }
+
+    fn candidate(&self, id: RouteId) -> RequestRoute {
+        let name = self.get(id).map(|route| Arc::clone(&route.name));
+        RequestRoute { id, candidate: name }
     }
 
     #[cold]
-    fn intern(&self, method: MethodLabel, name: &str) -> RouteId {
-        let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = ids.get(method, name) {
-            return id;
+    fn add_candidate(&self, method: MethodLabel, name: &str) -> RequestRoute {
+        let mut interned = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = interned.ids.get(method, name) {
+            return self.candidate(id);
         }
-        if self.is_full(&ids) {
-            return self.overflow(method);
+        if interned.ids.len() - interned.confirmed == MAX_CANDIDATES {
+            let candidate = Some(name.into());
+            return RequestRoute { id: RouteId::unmatched(method), candidate };
         }
-        let id = RouteId((FIXED + ids.len()) as u16);
-        let _ = self.routes[id.index()].set(Route { method: method.as_str(), name: name.into() });
-        ids.insert(method, name, id);
-        id
+        self.candidate(self.intern(&mut interned.ids, method, name))
     }
 
-    fn is_full(&self, ids: &RouteIds) -> bool {
-        ids.len() == self.max_routes
+    /// Assigns the next id. The table has one for each pair that is confirmed or a candidate.
+    fn intern(&self, ids: &mut RouteIds, method: MethodLabel, name: &str) -> RouteId {
+        let id = RouteId((FIXED + ids.len()) as u16);
+        let _ = self.routes[id.index()].set(Entry::new(method, name, false));
+        ids.insert(method, name, id);
+        id
     }
 
     fn overflow(&self, method: MethodLabel) -> RouteId {
         self.overflowed.fetch_add(1, Ordering::Relaxed);
         RouteId::overflow(method)
+    }
+}
+
+/// Returns the id of a name that has the same one in each monitor.
+fn fixed_id(method: MethodLabel, name: &str) -> Option<RouteId> {
+    match name {
+        "" | UNMATCHED => Some(RouteId::unmatched(method)),
+        OVERFLOW => Some(RouteId::overflow(method)),
+        UNATTRIBUTED if method == MethodLabel::TASK => Some(Routes::UNATTRIBUTED),
+        _ => None,
+    }
+}
+
+// === impl RequestRoute ===
+
+impl From<RouteId> for RequestRoute {
+    #[inline]
+    fn from(id: RouteId) -> Self {
+        Self { id, candidate: None }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(method: MethodLabel, name: &str, is_confirmed: bool) -> Self {
+        let route = Route { method: method.as_str(), name: name.into() };
+        let [is_confirmed, has_row] = [is_confirmed; 2].map(AtomicBool::new);
+        Self { route, method, is_confirmed, has_row }
     }
 }
 
@@ -221,12 +360,16 @@ mod tests {
         MethodLabel::new(&GET)
     }
 
+    fn name_of(routes: &Routes, id: RouteId) -> &str {
+        &routes.get(id).unwrap().name
+    }
+
     #[test]
     fn a_pair_has_one_id() {
         let routes = Routes::new(8);
-        let id = routes.id(get(), Some("/users/{id}"));
-        assert_eq!(routes.id(get(), Some("/users/{id}")), id);
-        assert_ne!(routes.id(MethodLabel::HEAD, Some("/users/{id}")), id);
+        let id = routes.id(get(), "/users/{id}");
+        assert_eq!(routes.of_request(get(), Some("/users/{id}")).id, id);
+        assert_ne!(routes.id(MethodLabel::HEAD, "/users/{id}"), id);
         let route = routes.get(id).unwrap();
         assert_eq!((route.method, &*route.name), ("GET", "/users/{id}"));
     }
@@ -235,12 +378,56 @@ mod tests {
     fn routes_over_the_limit_are_counted_as_overflow() {
         let routes = Routes::new(2);
         for name in ["/a", "/b", "/c", "/d", "/a"] {
-            routes.id(get(), Some(name));
+            routes.id(get(), name);
         }
-        let overflow = routes.get(routes.id(get(), Some("/e"))).unwrap();
-        assert_eq!(&*overflow.name, OVERFLOW);
+        let overflow = routes.of_request(get(), Some("/e"));
+        assert_eq!((name_of(&routes, overflow.id), overflow.candidate), (OVERFLOW, None));
         assert_eq!(routes.overflowed(), 3);
-        assert_eq!(&*routes.get(routes.id(get(), None)).unwrap().name, UNMATCHED);
+        assert_eq!(name_of(&routes, routes.of_request(get(), None).id), UNMATCHED);
+    }
+
+    #[test]
+    fn a_pair_has_a_row_once_an_answer_has_confirmed_it() {
+        let routes = Routes::new(2);
+        let first = routes.of_request(get(), Some("/a"));
+        assert_eq!(first.candidate.as_deref(), Some("/a"));
+        assert_eq!(name_of(&routes, first.id), "/a", "reports have its name");
+        let row = routes.row(first.id);
+        assert_eq!((name_of(&routes, row), routes.get(row).unwrap().method), (UNMATCHED, "GET"));
+        assert_eq!(routes.rows()[&row], [row, first.id]);
+        routes.confirm(get(), "/a");
+        let second = routes.of_request(get(), Some("/a"));
+        assert_eq!((second.id, second.candidate), (first.id, None));
+        assert_eq!(routes.row(first.id), first.id);
+        assert_eq!((routes.rows()[&row].len(), &*routes.rows()[&first.id]), (1, &[first.id][..]));
+    }
+
+    #[test]
+    fn candidates_take_no_place_of_a_route() {
+        let routes = Routes::new(2);
+        for number in 0..2 * MAX_CANDIDATES {
+            let candidate = routes.of_request(get(), Some(&format!("/{number}")));
+            assert!(candidate.candidate.is_some());
+            assert_eq!(name_of(&routes, routes.row(candidate.id)), UNMATCHED);
+        }
+        let late = routes.of_request(get(), Some("/late"));
+        assert_eq!(name_of(&routes, late.id), UNMATCHED, "no id is free");
+        routes.confirm(get(), &late.candidate.unwrap());
+        routes.confirm(get(), "/1");
+        let confirmed = ["/late", "/1"].map(|name| routes.of_request(get(), Some(name)));
+        for route in confirmed {
+            assert_eq!((routes.row(route.id), route.candidate), (route.id, None));
+        }
+        routes.confirm(get(), "/2");
+        let names = ["/2", "/new"].map(|name| routes.of_request(get(), Some(name)));
+        assert!(names.iter().all(|route| name_of(&routes, route.id) == OVERFLOW), "{names:?}");
+    }
+
+    #[test]
+    fn a_task_needs_no_answer() {
+        let routes = Routes::new(2);
+        let task = routes.of_request(MethodLabel::TASK, Some("import"));
+        assert_eq!((routes.row(task.id), task.candidate), (task.id, None));
     }
 
     #[test]
@@ -248,7 +435,7 @@ mod tests {
         assert_eq!(label_value("/a\n\"b\\c"), "/a__b_c");
         assert_eq!(label_value(&"é".repeat(1_000)).len(), MAX_NAME_BYTES);
         let routes = Routes::new(8);
-        assert_eq!(routes.id(get(), Some("/a\nb")), routes.id(get(), Some("/a\\b")));
+        assert_eq!(routes.id(get(), "/a\nb"), routes.id(get(), "/a\\b"));
         assert_eq!(routes.iter().filter(|(_, route)| &*route.name == "/a_b").count(), 1);
     }
 }

@@ -13,3 +13,10 @@ pub(crate) struct PollContext {
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) thresholds: Arc<Thresholds>,
 }
+
+impl PollContext {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let bounds = BucketBounds::new(&clock);
+        Self { clock, bounds, notifier: Arc::default(), thresholds: Arc::default() }
+    }
+}

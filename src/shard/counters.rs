@@ -17,6 +17,8 @@ pub(crate) struct RouteCounters {
     ended: [AtomicU64; Outcome::ALL.len()],
     /// Indexed by the constants below.
     histograms: Histograms<HISTOGRAMS>,
+    /// How often something was added outside the fast path.
+    slow_additions: AtomicU64,
     /// The longest poll recorded outside the fast path, in ticks.
     /// Relaxed: no other memory belongs to it.
     longest_poll: AtomicU64,
@@ -58,6 +60,7 @@ impl RouteCounters {
         if ticks > self.longest_poll.load(Ordering::Relaxed) {
             self.longest_poll.store(ticks, Ordering::Relaxed);
         }
+        add(&self.slow_additions, 1, Ordering::Release);
     }
 
     /// Adds a schedule latency. A negative one, which occurs where the clocks of two processors
@@ -79,6 +82,7 @@ impl RouteCounters {
 
     pub(crate) fn add_unreported_stall(&self, bounds: &BucketBounds, ticks: u64) {
         self.histograms.add(UNREPORTED_STALLS, bounds, ticks);
+        add(&self.slow_additions, 1, Ordering::Release);
     }
 
     #[inline]
@@ -96,19 +100,41 @@ impl RouteCounters {
     ) {
         self.histograms.add(REQUEST_DURATION, bounds, duration);
         self.histograms.add(REQUEST_BUSY, bounds, busy);
-        // Release: pairs with the Acquire in `read_ended`. A reader that sees the end sees the
+        // Release: pairs with the Acquire in `add_ended_to`. A reader that sees the end sees the
         // start, whichever thread it was on.
         add(&self.ended[outcome as usize], 1, Ordering::Release);
     }
 
-    fn read_ended(&self, totals: &mut RouteTotals) {
+    /// Returns a number that grows whenever a request starts or ends, or a poll ends; everything
+    /// else is added before the end of a poll. Reads the cache lines of the fast path and one more.
+    pub(crate) fn changes(&self) -> u64 {
+        // Acquire: pairs with the Release of each addition. A reader that sees the change sees what
+        // was added before.
+        let ended = self.ended.iter().map(|ended| ended.load(Ordering::Acquire));
+        let fast_polls = (0..Phase::ALL.len()).map(|phase| self.histograms.count_in_first(phase));
+        self.started.load(Ordering::Relaxed)
+            + ended.sum::<u64>()
+            + fast_polls.sum::<u64>()
+            + self.slow_additions.load(Ordering::Acquire)
+    }
+
+    /// Adds the counters to `totals`. No thread may be adding to them.
+    pub(crate) fn add_to(&self, totals: &mut RouteTotals) {
+        self.add_ended_to(totals);
+        self.add_rest_to(totals);
+    }
+
+    /// Adds the number of requests that have ended.
+    pub(crate) fn add_ended_to(&self, totals: &mut RouteTotals) {
         for (total, ended) in totals.ended.iter_mut().zip(&self.ended) {
             // Acquire: pairs with the Release in `end_request`.
             *total += ended.load(Ordering::Acquire);
         }
     }
 
-    fn read_rest(&self, totals: &mut RouteTotals) {
+    /// Adds everything else. For counters that are being added to, the number of requests that have
+    /// ended must have been read before.
+    pub(crate) fn add_rest_to(&self, totals: &mut RouteTotals) {
         for (phase, total) in totals.polls.iter_mut().enumerate() {
             self.histograms.read_into(POLL_DURATION + phase, total);
         }
@@ -124,14 +150,23 @@ impl RouteCounters {
 // === impl RouteTotals ===
 
 impl RouteTotals {
-    /// Sums the counters of one route over all threads.
-    ///
-    /// Reads ends before starts, so that no request is seen to end that is not seen to start.
-    pub(crate) fn read<'a>(counters: impl Iterator<Item = &'a RouteCounters> + Clone) -> Self {
-        let mut totals = Self::default();
-        counters.clone().for_each(|counters| counters.read_ended(&mut totals));
-        counters.for_each(|counters| counters.read_rest(&mut totals));
-        totals
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let own = self.polls.iter_mut().chain([
+            &mut self.schedule_latency,
+            &mut self.request_duration,
+            &mut self.request_busy,
+            &mut self.unreported_stalls,
+        ]);
+        let others = other.polls.iter().chain([
+            &other.schedule_latency,
+            &other.request_duration,
+            &other.request_busy,
+            &other.unreported_stalls,
+        ]);
+        own.zip(others).for_each(|(own, other)| own.merge(other));
+        self.longest_poll = self.longest_poll.max(other.longest_poll);
+        self.started += other.started;
+        self.ended.iter_mut().zip(&other.ended).for_each(|(own, other)| *own += other);
     }
 
     pub(crate) fn ended(&self) -> u64 {

@@ -104,6 +104,12 @@ impl<const N: usize> Histograms<N> {
         self.buckets[0][index].add(ticks);
     }
 
+    /// Returns the number of samples in the first bucket of one of the histograms.
+    pub(crate) fn count_in_first(&self, index: usize) -> u64 {
+        // Acquire: pairs with the Release in `Bucket::add`.
+        self.buckets[0][index].count.load(Ordering::Acquire)
+    }
+
     /// Adds the contents of one of the histograms to `snapshot`.
     pub(crate) fn read_into(&self, index: usize, snapshot: &mut HistogramSnapshot) {
         for (buckets, total) in self.buckets.iter().zip(&mut snapshot.buckets) {

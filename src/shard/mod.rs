@@ -7,29 +7,25 @@ mod context;
 mod counters;
 mod current_poll;
 mod histogram;
-mod lease;
 mod notifier;
 mod observations;
 mod outcome;
 mod poll;
-mod registry;
+mod thread_counters;
 mod thread_samples;
 mod thresholds;
 mod time_breakdown;
-
-use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::context::PollContext;
 pub(crate) use self::counters::{RouteCounters, RouteTotals};
 pub(crate) use self::histogram::{
     BOUNDS_NANOS, BUCKETS, BucketBounds, Histogram, HistogramSnapshot,
 };
-pub(crate) use self::lease::Lease;
 pub(crate) use self::notifier::Notifier;
 pub(crate) use self::observations::PollObservations;
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::poll::{PollId, PollInfo};
-pub(crate) use self::registry::Shards;
+pub(crate) use self::thread_counters::ThreadCounters;
 pub(crate) use self::thread_samples::ThreadSample;
 pub(crate) use self::thresholds::Thresholds;
 pub(crate) use self::time_breakdown::TimeBreakdown;
@@ -37,7 +33,6 @@ pub(crate) use self::time_breakdown::TimeBreakdown;
 use self::current_poll::CurrentPoll;
 use self::histogram::add;
 use crate::os::Tid;
-use crate::routes::RouteId;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The state that one thread writes, together with everything else that its polls read.
@@ -47,6 +42,7 @@ pub(crate) struct Shard {
     /// Id of the owning thread; ids are never reused. Relaxed: a thread compares only with its own
     /// id, which only it stores.
     owner: AtomicU64,
+    index: usize,
     pub(crate) context: PollContext,
     pub(crate) current_poll: CurrentPoll,
     /// Relaxed: a reader loads it after `requests_ended`, which is ordered.
@@ -58,17 +54,16 @@ pub(crate) struct Shard {
     /// The kernel's id of the owning thread; 0 while the shard is free. Relaxed: no other memory
     /// belongs to it, and a reader that finds the last owner's corrects itself at the next scan.
     tid: AtomicU64,
-    routes: Box<[OnceLock<Arc<RouteCounters>>]>,
-    lease: Lease,
     pub(crate) observations: PollObservations,
 }
 
 impl Shard {
     const NO_OWNER: u64 = u64::MAX;
 
-    /// Creates a shard that is leased to the caller.
-    fn new(routes: usize, context: PollContext) -> Self {
+    /// Creates a shard that no thread owns.
+    pub(crate) fn new(index: usize, context: PollContext) -> Self {
         Self {
+            index,
             owner: AtomicU64::new(Self::NO_OWNER),
             context,
             current_poll: CurrentPoll::default(),
@@ -76,8 +71,6 @@ impl Shard {
             requests_ended: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             tid: AtomicU64::new(0),
-            routes: (0..routes).map(|_| OnceLock::new()).collect(),
-            lease: Lease::held(),
             observations: PollObservations::default(),
         }
     }
@@ -92,12 +85,6 @@ impl Shard {
         self.owner.store(thread_id, Ordering::Relaxed);
     }
 
-    /// Returns the counters of a route, which are created when the thread first serves it.
-    #[inline]
-    pub(crate) fn counters(&self, route: RouteId) -> &Arc<RouteCounters> {
-        self.routes[route.index()].get_or_init(Arc::default)
-    }
-
     #[inline]
     pub(crate) fn request_started(&self) {
         add(&self.requests_started, 1, Ordering::Relaxed);
@@ -105,8 +92,23 @@ impl Shard {
 
     #[inline]
     pub(crate) fn request_ended(&self) {
-        // Release: pairs with the Acquire in `Shards::requests_in_flight`.
+        // Release: pairs with the Acquire in `requests_ended`.
         add(&self.requests_ended, 1, Ordering::Release);
+    }
+
+    /// Returns how many requests have started on the thread. To be called after `requests_ended`.
+    pub(crate) fn requests_started(&self) -> u64 {
+        self.requests_started.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests_ended(&self) -> u64 {
+        // Acquire: pairs with the Release in `request_ended`.
+        self.requests_ended.load(Ordering::Acquire)
+    }
+
+    /// Returns the place among the shards of the monitor.
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     pub(crate) fn worker(&self) -> Option<usize> {
@@ -132,11 +134,10 @@ impl Shard {
         self.tid.store(u64::try_from(tid.0).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Returns the shard to the registry, for the next thread.
-    pub(crate) fn release(&self) {
-        self.owner.store(Self::NO_OWNER, Ordering::Relaxed);
+    /// Takes the shard from its owner, which has ended.
+    pub(crate) fn disown(&self) {
+        self.set_owner(Self::NO_OWNER);
         self.set_worker(None);
         self.set_tid(Tid(0));
-        self.lease.release();
     }
 }

@@ -2,6 +2,7 @@
 
 mod blocking_pool_wait;
 mod collapsed_stacks;
+mod counters_by_route;
 mod flag;
 mod history;
 mod message;
@@ -9,6 +10,7 @@ mod queue;
 mod request_activity;
 mod requests;
 mod scan_progress;
+mod shards;
 mod stack_samples;
 mod stall_in_progress;
 mod thread_permit;
@@ -34,16 +36,18 @@ pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
 pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads, is_on_worker};
 
+use self::counters_by_route::CountersByRoute;
 use self::flag::Flag;
 use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
+use self::shards::Shards;
 use self::worker_threads::current_worker;
 use crate::os::{Clock, Tid};
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
     BucketBounds, Notifier, PollContext, PollId, PollInfo, PollObservations, RouteTotals, Shard,
-    Shards, Thresholds,
+    Thresholds,
 };
 use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
 use crate::text::clean;
@@ -55,6 +59,7 @@ pub(crate) struct MonitorState {
     pub(crate) route_label: Option<RouteLabelFn>,
     pub(crate) route_label_first: bool,
     pub(crate) shards: Shards,
+    pub(crate) counters: CountersByRoute,
     pub(crate) runtime: Handle,
     pub(crate) runtime_name: Arc<str>,
     /// Whether the runtime has ended: its workers' counters mean nothing any more.
@@ -92,12 +97,7 @@ pub(crate) struct Options {
 impl MonitorState {
     pub(crate) fn new(clock: Clock, runtime: Handle, options: Options) -> Self {
         let routes = Routes::new(options.max_routes);
-        let context = PollContext {
-            bounds: BucketBounds::new(&clock),
-            notifier: Arc::default(),
-            thresholds: Arc::default(),
-            clock,
-        };
+        let context = PollContext::new(clock);
         let workers = runtime.metrics().num_workers();
         let stacks_missing = options.stacks_missing();
         Self {
@@ -105,7 +105,8 @@ impl MonitorState {
             bounds: context.bounds.clone(),
             thresholds: Arc::clone(&context.thresholds),
             notifier: Arc::clone(&context.notifier),
-            shards: Shards::new(routes.len(), context),
+            shards: Shards::new(context),
+            counters: CountersByRoute::new(routes.len()),
             routes,
             runtime,
             queue: ReportQueue::default(),
@@ -166,8 +167,16 @@ impl MonitorState {
         self.capture_pool.wake_symbolizer();
     }
 
+    /// Returns the totals of a route.
     pub(crate) fn totals(&self, route: RouteId) -> RouteTotals {
-        RouteTotals::read(self.shards.counters(route))
+        self.totals_of(&[route])
+    }
+
+    /// Returns the totals of several routes together.
+    pub(crate) fn totals_of(&self, routes: &[RouteId]) -> RouteTotals {
+        let mut totals = RouteTotals::default();
+        routes.iter().for_each(|&route| self.counters.add_totals(route, &mut totals));
+        totals
     }
 
     /// Returns the number of requests in flight, without one of `route` that has stalled.
@@ -192,7 +201,7 @@ impl MonitorState {
 
     /// Returns the measured polls in progress, with their shard and their age in ticks.
     pub(crate) fn polls_in_progress(&self) -> impl Iterator<Item = (&Shard, PollInfo, u64)> {
-        self.shards.iter().filter_map(|shard| {
+        self.shards.leased().filter_map(|shard| {
             let poll = shard.current_poll.read()?;
             Some((&**shard, poll, self.clock.now().saturating_sub(poll.start)))
         })
@@ -233,12 +242,12 @@ impl MonitorState {
             .iter()
             .enumerate()
             .filter_map(|(worker, poll)| Some(UnattributedPoll::id(worker, poll.start()?)));
-        self.shards.iter().any(|shard| is_current(shard)) || unattributed.any(|other| other == id)
+        self.shards.leased().any(|shard| is_current(shard)) || unattributed.any(|other| other == id)
     }
 
     /// Records that a stack of a poll shows that its thread does not stall a worker.
     pub(crate) fn set_off_worker(&self, id: PollId, role: ThreadRole) {
-        let measured = self.shards.iter().filter(|shard| shard.poll_id(id.start) == id);
+        let measured = self.shards.leased().filter(|shard| shard.poll_id(id.start) == id);
         measured.for_each(|shard| shard.observations.set_handed_off(id.start));
         if role == ThreadRole::OffWorker {
             self.set_not_the_worker(id);
@@ -277,7 +286,7 @@ impl MonitorState {
     fn observations(&self, id: PollId) -> impl Iterator<Item = &PollObservations> {
         let measured = self
             .shards
-            .iter()
+            .leased()
             .filter(move |shard| shard.poll_id(id.start) == id)
             .map(|shard| &shard.observations);
         let unattributed = self

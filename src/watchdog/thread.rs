@@ -110,7 +110,7 @@ impl Watchdog {
         let monitor = &self.monitor;
         let (suspect_age, threshold) = (monitor.clock.ticks(SUSPECT_AGE), monitor.threshold());
         let mut scan = Scan::EMPTY;
-        for shard in monitor.shards.iter() {
+        for shard in monitor.shards.leased() {
             scan.activity = scan.activity.wrapping_add(shard.current_poll.activity());
         }
         for (shard, poll, age) in monitor.polls_in_progress() {

@@ -179,7 +179,7 @@ impl WorkerScan {
                 !is_other
             }
         };
-        let shards = monitor.shards.iter().map(|shard| &**shard).filter(may_be_worker);
+        let shards = monitor.shards.leased().map(|shard| &**shard).filter(may_be_worker);
         let polls = shards.clone().map(|shard| shard.current_poll.activity());
         let polls = polls.fold(0, u64::wrapping_add);
         let is_measured = shards.into_iter().any(|shard| {
