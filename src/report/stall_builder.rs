@@ -120,9 +120,10 @@ impl<'a> StallBuilder<'a> {
             _ if self.samples.is_empty() && self.monitor.capture_pool.is_pending(self.stall.id) => {
                 Missing::NotSymbolized
             }
-            _ if self.samples.is_empty() => {
-                Missing::Capture(failure().unwrap_or(CaptureFailure::Ended))
-            }
+            _ if self.samples.is_empty() => match failure() {
+                None | Some(CaptureFailure::Ended) if self.in_progress => Missing::NotCaptured,
+                failure => Missing::Capture(failure.unwrap_or(CaptureFailure::Ended)),
+            },
             Cause::Cpu => Missing::OnlyBlocked,
             _ => Missing::OnlyRunning,
         })

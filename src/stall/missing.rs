@@ -5,6 +5,8 @@ use super::CaptureFailure;
 pub(crate) enum Missing {
     /// No stacks are captured in this process.
     Stacks(&'static str),
+    /// The stall is in progress, and the first attempt to capture a stack is not over.
+    NotCaptured,
     /// A stack was captured, but the symbolizer's thread is not done with it.
     NotSymbolized,
     /// The last attempt to capture a stack failed, or it shows no line.
@@ -20,6 +22,10 @@ impl Missing {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Stacks(reason) => reason,
+            Self::NotCaptured => {
+                "no stack yet: the first one is still being captured; the next report of the stall \
+                 has it"
+            }
             Self::NotSymbolized => {
                 "no line yet: the debug information of the program is still being read for this \
                  stack; `recent_stalls` and `/stalls` show the line later"

@@ -2,9 +2,10 @@ use std::sync::atomic::AtomicU64;
 
 use super::*;
 use crate::os::Clock;
+use crate::report::stall_builder::StallBuilder;
 use crate::routes::{MethodLabel, RouteId};
 use crate::shard::{PollInfo, TimeBreakdown};
-use crate::stacks::ThreadRole;
+use crate::stacks::{CaptureFailure, ThreadRole};
 use crate::stall::{Frame, Location, Missing, Phase};
 use crate::state::tests::state;
 use crate::trace::SpanRef;
@@ -28,7 +29,7 @@ impl Driven {
         let monitor = Arc::new(monitor);
         let (outputs, _, _) = Outputs::new(Arc::clone(&monitor), Some(Box::new(|_| ())), 10);
         let reporter = Reporter::new(Arc::clone(&monitor), outputs);
-        let route = monitor.routes.id(MethodLabel::HEAD, Some("/a"));
+        let route = monitor.routes.id(MethodLabel::HEAD, "/a");
         Self { monitor, reporter, route, now: Instant::now() }
     }
 
@@ -250,6 +251,20 @@ fn the_end_of_the_monitor_waits_for_stacks_but_not_for_long() {
     driven.now += CLOSE_TIMEOUT;
     assert_eq!(driven.durations(), [millis(100)]);
     assert!(!driven.reporter.is_waiting());
+}
+
+#[test]
+fn a_stall_in_progress_without_a_stack_has_not_ended() {
+    let driven = Driven::new();
+    let message = driven.message(ID, None);
+    let missing = |in_progress| {
+        let monitor = &driven.monitor;
+        let report = StallBuilder::in_progress(monitor, &message, &[], Duration::ZERO);
+        StallBuilder { in_progress, ..report }.build().unwrap().missing
+    };
+    driven.monitor.set_capture_failure(ID, CaptureFailure::Ended);
+    assert_eq!(missing(true), Some(Missing::NotCaptured));
+    assert_eq!(missing(false), Some(Missing::Capture(CaptureFailure::Ended)));
 }
 
 #[test]
