@@ -50,6 +50,7 @@ impl StallMonitorBuilder {
                 route_label_first: false,
                 stacks: true,
                 stack_signals: false,
+                symbol_memory: 256 << 20,
             },
             rescue: true,
             on_stall: None,
@@ -263,6 +264,29 @@ impl StallMonitorBuilder {
         self
     }
 
+    /// Sets how much memory the debug information of the program may need, in bytes. **Defaults to**
+    /// 256 MiB.
+    ///
+    /// The need is estimated before anything is read: what is compressed is decompressed whole, and
+    /// of the rest about an eighth of `.debug_info`, and 64 bytes for each symbol, are kept. If it
+    /// is more, reports have neither lines nor names: they say so, with the build id of the program
+    /// and the offsets in it, and are counted as `too_large` in
+    /// `tower_stall_stack_captures_total`. `0` reads none.
+    ///
+    /// The file is mapped. Its pages, which the kernel takes back when it needs them, do not count;
+    /// nor do files with split debug information (`.dwp`, `.dwo`). All of the memory is given back
+    /// once no stack has been symbolized for 30 s, and is needed again for the next one.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), tower_stall::Error> {
+    /// let monitor = tower_stall::StallMonitor::builder().symbol_memory(64 << 20).spawn()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn symbol_memory(mut self, bytes: usize) -> Self {
+        self.options.symbol_memory = bytes as u64;
+        self
+    }
+
     /// Sets a function that is called with each stall: when it ends, and at each report while it is
     /// in progress (at 1 s, and each time its age has doubled). **Defaults to** none.
     ///
@@ -366,6 +390,7 @@ impl fmt::Debug for StallMonitorBuilder {
             .field("route_label_first", &self.options.route_label_first)
             .field("stacks", &self.options.stacks)
             .field("stack_signals", &self.options.stack_signals)
+            .field("symbol_memory", &self.options.symbol_memory)
             .field("rescue", &self.rescue)
             .field("reports_per_minute", &self.reports_per_minute)
             .finish_non_exhaustive()

@@ -21,7 +21,11 @@ const MAX_THREADS: usize = 512;
 const MAX_STACKS: usize = 8;
 
 /// Reports a pool in which a closure waits, if that is due.
-pub(super) fn report_if_due(monitor: &MonitorState, symbolizer: &mut Symbolizer, log: &Log) {
+pub(super) fn report_if_due<'a>(
+    monitor: &MonitorState,
+    symbolizer: impl FnOnce() -> &'a mut Symbolizer,
+    log: &Log,
+) {
     let wait = &monitor.blocking_pool_wait;
     wait.reset_if_idle();
     let first = monitor.clock.ticks(FIRST_REPORT_AGE);
@@ -32,7 +36,7 @@ pub(super) fn report_if_due(monitor: &MonitorState, symbolizer: &mut Symbolizer,
         runtime: Arc::clone(&monitor.runtime_name),
         waiting: monitor.clock.duration(age),
         threads: threads.len(),
-        stacks: stacks_text(&threads, symbolizer),
+        stacks: stacks_text(&threads, symbolizer()),
     };
     log.send_blocking_pool(report);
 }

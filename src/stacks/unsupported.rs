@@ -52,7 +52,7 @@ impl StackSampler {
 }
 
 impl Symbolizer {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(_: u64) -> Self {
         Self
     }
 

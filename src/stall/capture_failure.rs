@@ -34,6 +34,8 @@ pub(crate) enum CaptureFailure {
     NoSymbols,
     /// The program's file cannot be opened.
     NoFile,
+    /// The debug information needs more memory than is allowed.
+    TooLarge,
     /// The thread was running in the kernel, where no signal is delivered.
     InKernel,
     /// It is not known which thread runs the worker.
@@ -41,7 +43,7 @@ pub(crate) enum CaptureFailure {
 }
 
 impl CaptureFailure {
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Torn,
         Self::Running,
@@ -58,6 +60,7 @@ impl CaptureFailure {
         Self::NoLines,
         Self::NoSymbols,
         Self::NoFile,
+        Self::TooLarge,
         Self::InKernel,
         Self::NoThread,
     ];
@@ -80,6 +83,7 @@ impl CaptureFailure {
             Self::NoLines => "no_lines",
             Self::NoSymbols => "no_symbols",
             Self::NoFile => "no_file",
+            Self::TooLarge => "too_large",
             Self::InKernel => "in_kernel",
             Self::NoThread => "no_thread",
         }
@@ -145,6 +149,11 @@ impl CaptureFailure {
             Self::NoThread => {
                 "no stack: it is not known which thread runs the worker, because the worker has \
                  been occupied since the monitor was started, or since `block_in_place` moved it"
+            }
+            Self::TooLarge => {
+                "no line: the debug information of the program needs more memory than \
+                 `symbol_memory` allows; raise it, or build with `debug = \"line-tables-only\"` and \
+                 uncompressed"
             }
             Self::InKernel => {
                 "no stack: the thread was running in the kernel all along, in one long system call \

@@ -81,6 +81,8 @@ pub(crate) struct MonitorState {
     /// Whether the builder requests stacks and the build includes them.
     pub(crate) stacks_requested: bool,
     pub(crate) stack_signals: bool,
+    /// The most memory that the debug information may need, in bytes.
+    pub(crate) symbol_memory: u64,
     pub(crate) scanned_until: ScanProgress,
 }
 
@@ -92,6 +94,7 @@ pub(crate) struct Options {
     pub(crate) route_label_first: bool,
     pub(crate) stacks: bool,
     pub(crate) stack_signals: bool,
+    pub(crate) symbol_memory: u64,
 }
 
 impl MonitorState {
@@ -121,6 +124,7 @@ impl MonitorState {
             stacks_missing,
             stacks_requested: options.stacks && cfg!(feature = "stacks"),
             stack_signals: options.stack_signals,
+            symbol_memory: options.symbol_memory,
             runtime_name: clean(options.runtime_name).into(),
             runtime_ended: Flag::default(),
             route_label: options.route_label,
@@ -330,6 +334,7 @@ pub(crate) mod tests {
             route_label_first: false,
             stacks: false,
             stack_signals: false,
+            symbol_memory: u64::MAX,
         };
         Arc::new(MonitorState::new(clock, runtime.handle().clone(), options))
     }

@@ -6,20 +6,21 @@ use super::unwind::StopReason;
 use crate::stacks::CaptureFailure;
 use crate::stall::Frame;
 
-/// Returns `None` if there is a line, or if there is no application frame to have one.
+/// Returns `None` if there is a line, or if there is no application frame to have one. `program` is
+/// why the debug information of the program is not known.
 pub(super) fn missing(
     symbols: &[Symbol],
     frames: &[Frame],
     end: StopReason,
-    can_open: bool,
+    program: Option<CaptureFailure>,
 ) -> Option<CaptureFailure> {
     if frames.iter().any(|frame| frame.is_application && frame.location.is_some()) {
         return None;
     }
     let mut own = symbols.iter().filter(|symbol| symbol.is_program).peekable();
     let has_own = own.peek().is_some();
-    if has_own && !can_open {
-        Some(CaptureFailure::NoFile)
+    if has_own && program.is_some() {
+        program
     } else if has_own && own.clone().all(|symbol| symbol.is_unnamed) {
         Some(CaptureFailure::NoSymbols)
     } else if has_own
@@ -46,7 +47,7 @@ mod tests {
     use crate::stacks::linux::trim::trim;
 
     fn reason(symbols: &[Symbol], end: StopReason) -> Option<CaptureFailure> {
-        missing(symbols, &trim(symbols), end, true)
+        missing(symbols, &trim(symbols), end, None)
     }
 
     #[test]
@@ -59,7 +60,8 @@ mod tests {
         assert_eq!(reason(&[native("read"), library.clone()], mark), None, "it has none");
         let stripped = [native("read"), unnamed(), unnamed()];
         assert_eq!(reason(&stripped, mark), Some(CaptureFailure::NoSymbols));
-        assert_eq!(missing(&stripped, &[], mark, false), Some(CaptureFailure::NoFile));
+        let no_file = Some(CaptureFailure::NoFile);
+        assert_eq!(missing(&stripped, &[], mark, no_file), no_file);
         let names = [native("read"), sleep, named("app::handler")];
         assert_eq!(reason(&names, mark), Some(CaptureFailure::NoLines));
         let cut_off = [native("read"), library];

@@ -17,8 +17,10 @@ pub(crate) struct Symbolizer {
 }
 
 impl Symbolizer {
-    pub(crate) fn new() -> Self {
-        Self { unwinder: Unwinder::new(), symbols: Symbols::default() }
+    /// Creates a symbolizer that does not read debug information which needs more than `max_memory`
+    /// bytes.
+    pub(crate) fn new(max_memory: u64) -> Self {
+        Self { unwinder: Unwinder::new(), symbols: Symbols::new(max_memory) }
     }
 
     /// Returns the path of a source file of the standard library, as its line tables state it.
@@ -51,13 +53,13 @@ impl Symbolizer {
         let omitted = calls.len() - inner.len() - outer.len();
         trim::shorten(&mut frames, omitted, trace.end);
         let program = self.symbols.program();
-        let can_open = program.is_none_or(Program::is_open);
+        let failure = program.and_then(Program::failure);
         if symbols.iter().any(|symbol| symbol.is_unnamed) {
             trim::note_build_id(&mut frames, program.and_then(Program::build_id));
         }
         Ok(SymbolizedStack {
             role: thread_role::role(&symbols, &trace),
-            missing: missing::missing(&symbols, &frames, trace.end, can_open),
+            missing: missing::missing(&symbols, &frames, trace.end, failure),
             frames,
         })
     }
@@ -121,7 +123,7 @@ mod tests {
             deep_handler(&wait);
         });
         let (tid, mark) = receiver.recv().unwrap();
-        let mut symbolizer = Symbolizer::new();
+        let mut symbolizer = Symbolizer::new(u64::MAX);
         let of_poll = symbolizer.symbolize(&capture_blocked(tid, mark)).unwrap();
         let whole = symbolizer.symbolize(&capture_blocked(tid, u64::MAX)).unwrap();
         assert_eq!(of_poll.role, ThreadRole::Worker, "{of_poll:#?}");
@@ -146,7 +148,7 @@ mod tests {
         let (pool, mut sampler) = (CapturePool::new(true, 1), StackSampler::new(false).unwrap());
         let request = CaptureRequest { id: PollId { shard: 0, start: 0 }, age: 0, stack_mark };
         let resident_before = resident();
-        let mut symbolizer = Symbolizer::new();
+        let mut symbolizer = Symbolizer::new(u64::MAX);
         for round in ["first", "second", "third", "later", "later"] {
             let cpu_time = os::cpu_time(tid).unwrap();
             let start = Instant::now();

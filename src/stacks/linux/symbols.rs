@@ -8,8 +8,9 @@ use super::modules::ModuleAt;
 use super::program::Program;
 use super::symbol::Symbol;
 
-#[derive(Default)]
 pub(super) struct Symbols {
+    /// The most memory that the debug information may need, in bytes.
+    max_memory: u64,
     cache: HashMap<u64, Vec<Symbol>>,
     /// Read when first needed.
     program: Option<Program>,
@@ -19,6 +20,10 @@ pub(super) struct Symbols {
 impl Symbols {
     /// The number of addresses that are cached.
     const MAX_CACHED: usize = 16_384;
+
+    pub(super) fn new(max_memory: u64) -> Self {
+        Self { max_memory, cache: HashMap::new(), program: None, libraries: HashMap::new() }
+    }
 
     /// Returns the calls at an address, innermost first: more than one if functions were inlined.
     pub(super) fn resolve(&mut self, address: u64, module: Option<ModuleAt<'_>>) -> &[Symbol] {
@@ -44,7 +49,8 @@ impl Symbols {
     /// Returns the calls at an address of the program. The address is the one after the call.
     fn in_program(&mut self, address: u64, module: ModuleAt<'_>) -> Vec<Symbol> {
         let in_file = address.wrapping_sub(module.bias);
-        let program = self.program.get_or_insert_with(|| Program::open(address));
+        let open = || Program::open(address, self.max_memory);
+        let program = self.program.get_or_insert_with(open);
         let symbols = program.resolve(in_file.wrapping_sub(1));
         if symbols.is_empty() {
             vec![unnamed(format!("{}+{in_file:#x}", file_name(module.path)))]
@@ -78,6 +84,7 @@ fn unnamed(function: String) -> Symbol {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stacks::CaptureFailure;
     use crate::stacks::linux::modules::Modules;
 
     fn modules() -> Modules {
@@ -89,7 +96,7 @@ mod tests {
     #[test]
     fn an_address_in_this_program_has_a_line() {
         let here = an_address_in_this_program_has_a_line as fn() as usize as u64 + 1;
-        let (modules, mut symbols) = (modules(), Symbols::default());
+        let (modules, mut symbols) = (modules(), Symbols::new(u64::MAX));
         let calls = symbols.resolve(here, modules.at(here));
         let call = calls.last().unwrap();
         assert!(call.file.as_ref().unwrap().ends_with("symbols.rs") && call.line.is_some());
@@ -98,8 +105,20 @@ mod tests {
     }
 
     #[test]
+    fn debug_information_over_the_limit_is_not_read() {
+        let here = an_address_in_this_program_has_a_line as fn() as usize as u64 + 1;
+        let failure = |max_memory| {
+            let (modules, mut symbols) = (modules(), Symbols::new(max_memory));
+            let calls = symbols.resolve(here, modules.at(here)).to_vec();
+            (symbols.program().unwrap().failure(), calls[0].is_unnamed)
+        };
+        assert_eq!(failure(1 << 30), (None, false));
+        assert_eq!(failure(1 << 10), (Some(CaptureFailure::TooLarge), true));
+    }
+
+    #[test]
     fn an_address_without_a_name_is_relative_to_its_module() {
-        let (modules, mut symbols) = (modules(), Symbols::default());
+        let (modules, mut symbols) = (modules(), Symbols::new(u64::MAX));
         let here = an_address_in_this_program_has_a_line as fn() as usize as u64;
         let module = modules.at(here).unwrap();
         let call = &symbols.resolve(module.bias + 0x7000_0002, Some(module))[0];
@@ -109,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_library_function_has_its_exported_name() {
-        let (modules, mut symbols) = (modules(), Symbols::default());
+        let (modules, mut symbols) = (modules(), Symbols::new(u64::MAX));
         let address = (libc::getpid as *const ()).addr() as u64 + 1;
         let call = &symbols.resolve(address, modules.at(address))[0];
         assert_eq!((call.function.as_str(), call.is_program), ("getpid", false));
