@@ -22,14 +22,13 @@ pub(super) enum Verdict {
 pub(super) fn judge(stall: &StallMessage, samples: &[StackSample]) -> Verdict {
     let stranded_for = stall.breakdown.and_then(|breakdown| breakdown.stranded_for);
     let by_counters = stall.breakdown.is_some_and(|breakdown| breakdown.handed_off);
-    let mut roles = samples.iter().map(|sample| sample.role);
+    let has = |is: fn(ThreadRole) -> bool| samples.iter().any(|sample| is(sample.role));
     let is_handed_off = if stall.poll.route == Routes::UNATTRIBUTED {
-        roles.any(|role| role == ThreadRole::OffWorker)
-    } else if stranded_for.is_some() {
-        by_counters
+        has(|role| role == ThreadRole::OffWorker)
+    } else if has(ThreadRole::is_off_worker) {
+        stranded_for.is_none() || by_counters
     } else {
-        roles.clone().any(ThreadRole::is_off_worker)
-            || !roles.any(|role| role == ThreadRole::Worker) && by_counters
+        by_counters && !has(|role| role == ThreadRole::Worker)
     };
     if !is_handed_off {
         return Verdict::Stall;
@@ -132,6 +131,16 @@ mod tests {
         assert_eq!(judged(stranded), STALL);
         let later = TimeBreakdown { handed_off: true, ..stranded };
         assert_eq!(judged(later), Verdict::HandedOff { after: 60 });
+    }
+
+    #[test]
+    fn a_worker_that_is_taken_over_late_was_stalled_until_then_if_no_stack_shows_the_role() {
+        let late =
+            TimeBreakdown { handed_off: true, stranded_for: Some(90), ..TimeBreakdown::default() };
+        for samples in [&[][..], &[(20, ThreadRole::Unknown)]] {
+            let verdict = judged(RouteId::from_bits(MEASURED), Some(late), samples);
+            assert_eq!(verdict, Verdict::HandedOff { after: 90 }, "{samples:?}");
+        }
     }
 
     #[test]

@@ -83,13 +83,7 @@ impl PollObservations {
         set(&self.moved, start);
     }
 
-    /// Returns whether the stack of the poll that began at `start` shows that it gives up its
-    /// worker, which does not go on, however.
-    pub(crate) fn waits_for_hand_off(&self, start: u64) -> bool {
-        get(&self.handed_off) == start && !self.has_moved(start)
-    }
-
-    /// Records that, at this age, no thread has taken over the worker that the poll gives up.
+    /// Records that, at this age, no thread has taken over the worker, should the poll give it up.
     pub(crate) fn set_stranded(&self, start: u64, age: u64) {
         set(&self.stranded[1], age);
         set(&self.stranded[0], start);
@@ -247,13 +241,12 @@ mod tests {
     fn a_worker_that_nobody_takes_over_is_stranded_until_it_moves() {
         let observations = PollObservations::default();
         observations.record(7, &sample(0), Some([4, 100]));
-        assert!(!observations.waits_for_hand_off(7));
         observations.set_handed_off(7);
-        assert!(observations.waits_for_hand_off(7) && observations.is_handed_off(7));
+        assert!(observations.is_handed_off(7));
         observations.set_stranded(7, 1_500);
         assert!(!observations.is_handed_off(7));
         observations.record(7, &sample(9), Some([5, 100]));
-        assert!(observations.is_handed_off(7) && !observations.waits_for_hand_off(7));
+        assert!(observations.is_handed_off(7) && observations.has_moved(7));
         let breakdown = observations.breakdown(7).unwrap();
         assert_eq!((breakdown.handed_off, breakdown.stranded_for), (true, Some(1_500)));
     }

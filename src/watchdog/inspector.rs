@@ -58,11 +58,10 @@ impl PollInspector {
         let threads = &self.monitor.worker_threads;
         if observations.has_moved(start) {
             threads.forget(worker, thread);
-        } else if observations.waits_for_hand_off(start)
-            // Otherwise another thread has taken it over.
-            && threads.thread(worker) == Some(thread)
+        } else if threads.thread(worker) == Some(thread)
             && stall.age > batch(self.monitor.threshold())
         {
+            // Whether or not a stack shows that it gives up the worker: no thread has taken it over.
             observations.set_stranded(start, stall.age);
         }
     }
