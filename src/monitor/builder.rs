@@ -250,6 +250,10 @@ impl StallMonitorBuilder {
     /// the thread enters one in the microseconds between the sample and the signal. The standard
     /// library and tokio continue by themselves in all but the last case.
     ///
+    /// Where the kernel does not tell where a thread is blocked, as in gVisor, a stalled thread is
+    /// interrupted although it is blocked: its system call is restarted, or returns `EINTR` if it is
+    /// one of those above.
+    ///
     /// A signal costs the thread 1 µs, and 5 µs at the 99th percentile. It has no effect where
     /// [`stacks`](Self::stacks) are not supported. [`spawn`](Self::spawn) returns an error if the
     /// handler cannot be installed.

@@ -74,12 +74,20 @@ fn clock(id: libc::clockid_t) -> Option<Duration> {
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
 }
 
+/// The file `/proc/self/mem`, opened where `process_vm_readv` is not permitted; -1 before.
+#[cfg(stacks_supported)]
+static OWN_MEMORY: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
 /// Copies memory of this process, up to the first byte that is not readable, and returns the number
-/// of bytes copied. Async-signal-safe: one raw system call.
+/// of bytes copied. Async-signal-safe: raw system calls.
 ///
 /// An address that is not mapped is not a fault, because the kernel does the copying.
 #[cfg(stacks_supported)]
 pub(crate) fn read_process_memory(from: u64, to: &mut [u8]) -> usize {
+    let own_memory = OWN_MEMORY.load(std::sync::atomic::Ordering::Relaxed);
+    if own_memory >= 0 {
+        return read_own_memory(own_memory, from, to);
+    }
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
     let remote = libc::iovec { iov_base: from as *mut libc::c_void, iov_len: to.len() };
     // SAFETY: the kernel writes only to `to`, which is borrowed mutably and consists of plain
@@ -88,6 +96,47 @@ pub(crate) fn read_process_memory(from: u64, to: &mut [u8]) -> usize {
         libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
     };
     usize::try_from(copied).unwrap_or(0)
+}
+
+/// Reads `/proc/self/mem`, which ends at a page that is not readable, as the system call does.
+#[cfg(stacks_supported)]
+fn read_own_memory(file: libc::c_int, from: u64, to: &mut [u8]) -> usize {
+    let Ok(from) = libc::off_t::try_from(from) else { return 0 };
+    // SAFETY: the kernel writes at most `to.len()` bytes to `to`, which is borrowed mutably and
+    // consists of plain bytes; it validates the addresses that it reads from.
+    let copied = unsafe { libc::pread(file, to.as_mut_ptr().cast(), to.len(), from) };
+    usize::try_from(copied).unwrap_or(0)
+}
+
+/// Opens `/proc/self/mem` for [`read_process_memory`] if `process_vm_readv` is not permitted, as by
+/// a seccomp filter. Returns whether it has been opened by this call. It stays open.
+///
+/// Neither allocates nor takes a lock. A child of `fork` would read the memory of its parent, but
+/// captures no stacks.
+#[cfg(stacks_supported)]
+pub(crate) fn open_own_memory() -> bool {
+    use std::sync::atomic::Ordering::Relaxed;
+    let is_refused = || {
+        let mut byte = [0];
+        let here = (&raw const byte).addr() as u64;
+        let is_read = read_process_memory(here, &mut byte) == 1;
+        let refusal = std::io::Error::last_os_error().raw_os_error();
+        !is_read && matches!(refusal, Some(libc::EPERM | libc::ENOSYS | libc::EACCES))
+    };
+    if OWN_MEMORY.load(Relaxed) >= 0 || !is_refused() {
+        return false;
+    }
+    // SAFETY: the path ends with a zero byte.
+    let file = unsafe { libc::open(c"/proc/self/mem".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return false;
+    }
+    let is_first = OWN_MEMORY.compare_exchange(-1, file, Relaxed, Relaxed).is_ok();
+    if !is_first {
+        // SAFETY: the descriptor was just opened, and is used nowhere else.
+        unsafe { libc::close(file) };
+    }
+    is_first
 }
 
 /// Reads the link `/proc/self/fd/N` of file descriptor N, and returns its length.
@@ -137,10 +186,18 @@ mod tests {
 
     #[test]
     fn unmapped_memory_is_not_copied() {
-        let mut to = [0; 8];
-        assert_eq!(read_process_memory(8, &mut to), 0);
-        let from = 0x0123_4567_89ab_cdef_u64;
-        assert_eq!(read_process_memory(std::ptr::from_ref(&from).addr() as u64, &mut to), 8);
-        assert_eq!(u64::from_ne_bytes(to), from);
+        use std::os::fd::AsRawFd as _;
+
+        let own_memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let by_file = |from, to: &mut [u8]| read_own_memory(own_memory.as_raw_fd(), from, to);
+        for read in [&read_process_memory as &dyn Fn(u64, &mut [u8]) -> usize, &by_file] {
+            let mut to = [0; 8];
+            assert_eq!(read(8, &mut to), 0);
+            assert_eq!(read(u64::MAX - 8, &mut to), 0);
+            let from = 0x0123_4567_89ab_cdef_u64;
+            assert_eq!(read(std::ptr::from_ref(&from).addr() as u64, &mut to), 8);
+            assert_eq!(u64::from_ne_bytes(to), from);
+        }
+        assert!(!open_own_memory(), "the system call is permitted");
     }
 }

@@ -42,6 +42,10 @@ pub(crate) fn thread_state(_: Tid) -> Option<ThreadState> {
     None
 }
 
+pub(crate) fn run_delay(_: Tid) -> Option<Duration> {
+    None
+}
+
 pub(crate) fn sched_stat(_: Tid) -> Option<SchedStat> {
     None
 }

@@ -7,17 +7,35 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::time::Duration;
 
-use super::{BlockedIn, SchedStat, Syscall, ThreadState, Tid};
+use super::{BlockedIn, SchedStat, Syscall, ThreadState, Tid, cpu_time, duration_nanos};
 
-/// Returns what a thread of this process is doing. `None` if it has ended, or if the kernel does
-/// not expose it.
+/// Returns what a thread of this process is doing, as far as the kernel tells. `None` if it has
+/// ended.
 pub(crate) fn thread_state(thread: Tid) -> Option<ThreadState> {
-    with_file(thread, "syscall", parse_thread_state)
+    with_file(thread, "syscall", parse_syscall)
+        .or_else(|| with_file(thread, "stat", parse_stat))
+        .or_else(|| cpu_time(thread).map(|_| ThreadState::Unknown))
 }
 
-/// Returns the scheduler's statistics of a thread of this process.
+/// Returns whether the kernel tells where a thread of this process is blocked.
+#[cfg(stacks_supported)]
+pub(crate) fn tells_where_blocked(thread: Tid) -> bool {
+    with_file(thread, "syscall", parse_syscall).is_some()
+}
+
+/// Returns the scheduler's statistics of a thread of this process; where the kernel has none, what
+/// its CPU time tells. `None` if it has ended.
 pub(crate) fn sched_stat(thread: Tid) -> Option<SchedStat> {
-    with_file(thread, "schedstat", parse_sched_stat)
+    with_file(thread, "schedstat", parse_sched_stat).or_else(|| {
+        let timeslices = duration_nanos(cpu_time(thread)?);
+        Some(SchedStat { run_delay: None, timeslices })
+    })
+}
+
+/// Returns the time that a thread of this process has waited in the run queue. `None` if the kernel
+/// does not tell.
+pub(crate) fn run_delay(thread: Tid) -> Option<Duration> {
+    with_file(thread, "schedstat", parse_sched_stat)?.run_delay
 }
 
 /// Returns the threads of this process, with their names, of which the kernel keeps 15 bytes. Some
@@ -44,7 +62,7 @@ fn with_file<T>(thread: Tid, name: &str, parse: impl FnOnce(&str) -> Option<T>) 
 }
 
 /// Parses `running`, `number arguments… sp pc`, or `-1 sp pc`.
-fn parse_thread_state(text: &str) -> Option<ThreadState> {
+fn parse_syscall(text: &str) -> Option<ThreadState> {
     if text.starts_with("running") {
         return Some(ThreadState::Running);
     }
@@ -57,21 +75,31 @@ fn parse_thread_state(text: &str) -> Option<ThreadState> {
     Some(ThreadState::Blocked(BlockedIn { syscall, arg0, sp, pc }))
 }
 
+/// Parses `tid (name) state …`. The name may contain anything.
+fn parse_stat(text: &str) -> Option<ThreadState> {
+    let (_, rest) = text.rsplit_once(") ")?;
+    match rest.chars().next()? {
+        'R' => Some(ThreadState::Running),
+        'Z' | 'X' | 'x' => None,
+        _ => Some(ThreadState::Asleep),
+    }
+}
+
 /// Parses `nanoseconds on-CPU, nanoseconds in the run queue, timeslices`.
 fn parse_sched_stat(text: &str) -> Option<SchedStat> {
     let mut words = text.split_ascii_whitespace().skip(1).map(str::parse);
     let (run_delay, timeslices) = (words.next()?.ok()?, words.next()?.ok()?);
-    Some(SchedStat { run_delay: Duration::from_nanos(run_delay), timeslices })
+    Some(SchedStat { run_delay: Some(Duration::from_nanos(run_delay)), timeslices })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::{cpu_time, thread_cpu_time};
+    use crate::os::thread_cpu_time;
 
     #[test]
     fn the_three_forms_of_a_thread_state_are_parsed() {
-        assert_eq!(parse_thread_state("running\n"), Some(ThreadState::Running));
+        assert_eq!(parse_syscall("running\n"), Some(ThreadState::Running));
         let blocked = "230 0x1 0x0 0x7ffd 0x0 0x0 0x0 0x7ffa59d6fb60 0x7ffa59e582ad\n";
         let expected = BlockedIn {
             syscall: Syscall(230),
@@ -79,16 +107,24 @@ mod tests {
             sp: 0x7ffa_59d6_fb60,
             pc: 0x7ffa_59e5_82ad,
         };
-        assert_eq!(parse_thread_state(blocked), Some(ThreadState::Blocked(expected)));
+        assert_eq!(parse_syscall(blocked), Some(ThreadState::Blocked(expected)));
         let fault = BlockedIn { syscall: Syscall(-1), arg0: 0x10, sp: 0x10, pc: 0x20 };
-        assert_eq!(parse_thread_state("-1 0x10 0x20\n"), Some(ThreadState::Blocked(fault)));
-        assert_eq!(parse_thread_state(""), None);
-        assert_eq!(parse_thread_state("12"), None);
+        assert_eq!(parse_syscall("-1 0x10 0x20\n"), Some(ThreadState::Blocked(fault)));
+        assert_eq!(parse_syscall(""), None);
+        assert_eq!(parse_syscall("12"), None);
+    }
+
+    #[test]
+    fn the_state_of_a_thread_is_parsed_without_its_name() {
+        assert_eq!(parse_stat("7 (a) R b) S 1 7"), Some(ThreadState::Asleep));
+        assert_eq!(parse_stat("7 (name) R 1 7"), Some(ThreadState::Running));
+        assert_eq!(parse_stat("7 (name) Z 1 7"), None);
+        assert_eq!(parse_stat("7 (name"), None);
     }
 
     #[test]
     fn scheduler_statistics_are_parsed() {
-        let expected = SchedStat { run_delay: Duration::from_nanos(65_257), timeslices: 7 };
+        let expected = SchedStat { run_delay: Some(Duration::from_nanos(65_257)), timeslices: 7 };
         assert_eq!(parse_sched_stat("291344 65257 7\n"), Some(expected));
         assert_eq!(parse_sched_stat("291344"), None);
     }

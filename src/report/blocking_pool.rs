@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::log::Log;
 use super::message::BlockingPoolReport;
-use crate::os::{self, ThreadState, Tid};
+use crate::os::{self, Tid};
 use crate::shard::PollId;
 use crate::stacks::{CapturePool, CaptureRequest, StackSampler, Symbolizer, TargetThread};
 use crate::stall::Frame;
@@ -88,7 +88,7 @@ fn stack_of(
     let (Some(sched_stat), Some(state)) = (os::sched_stat(thread), os::thread_state(thread)) else {
         return "ended".to_owned();
     };
-    if state == ThreadState::Running {
+    if !state.is_blocked() {
         return "running".to_owned();
     }
     let id = PollId { shard: usize::MAX, start: u64::MAX };

@@ -142,7 +142,8 @@ fn detail(
     syscall: Option<Syscall>,
     sample: Option<&StackSample>,
 ) -> Option<Arc<str>> {
-    let page_fault = || syscall.filter(|syscall| syscall.0 < 0).map(|_| "a page fault");
+    let page_fault =
+        || syscall.filter(|syscall| *syscall == Syscall::PAGE_FAULT).map(|_| "a page fault");
     let fd_target = || sample.filter(|_| syscall.is_some())?.fd_target.clone();
     let kernel_call = || {
         let function = sample?.kernel_call.as_ref()?;

@@ -68,7 +68,7 @@ fn read_breakdown(
         thread: Tid::current(),
         at: monitor.clock.duration(end),
         cpu: os::thread_cpu_time()?,
-        run_delay: os::sched_stat(Tid::current())?.run_delay,
+        run_delay: os::run_delay(Tid::current()),
         blocked_in: None,
     };
     Some(shard.observations.breakdown_at_end(start, &end))

@@ -215,7 +215,7 @@ mod tests {
             thread: Tid(1),
             at: Duration::from_millis(at),
             cpu: Duration::ZERO,
-            run_delay: Duration::ZERO,
+            run_delay: Some(Duration::ZERO),
             blocked_in: None,
         }
     }

@@ -15,10 +15,16 @@ pub(crate) struct ThreadSample {
     /// The CPU time that the thread has consumed since it started.
     pub(crate) cpu: Duration,
     /// The time that the thread has waited in the run queue since it started; only waits that have
-    /// ended.
-    pub(crate) run_delay: Duration,
-    /// The system call that the thread is blocked in, if it is.
+    /// ended. `None` if the kernel does not tell.
+    pub(crate) run_delay: Option<Duration>,
+    /// The system call that the thread is blocked in, if it is, or may be.
     pub(crate) blocked_in: Option<Syscall>,
+}
+
+impl ThreadSample {
+    fn run_delay_nanos(&self) -> u64 {
+        self.run_delay.map_or(0, nanos)
+    }
 }
 
 /// The samples of one poll. A seqlock: the watchdog writes, any thread reads. Times are in
@@ -42,9 +48,11 @@ pub(super) struct ThreadSamples {
     /// one.
     cpu_before: AtomicU64,
     run_delay_before: AtomicU64,
-    /// The time between samples that both found the thread runnable, in which it did not run.
+    /// The time between samples that both found the thread runnable, in which it did not run; if the
+    /// kernel does not tell of the run queue, the part of that time in which it did not run.
     runnable: AtomicU64,
-    /// The part of `runnable` since the thread last ran, for which the kernel does not account yet.
+    /// The time since the thread last ran, as far as it was runnable, for which the kernel does not
+    /// account yet.
     waiting: AtomicU64,
     /// Whether the thread is still waiting in the run queue as it was at the first sample.
     is_first_wait: AtomicU64,
@@ -73,7 +81,7 @@ impl ThreadSamples {
             (&self.first_at, nanos(sample.at)),
             (&self.last_at, nanos(sample.at)),
             (&self.first_cpu, nanos(sample.cpu)),
-            (&self.first_run_delay, nanos(sample.run_delay)),
+            (&self.first_run_delay, sample.run_delay_nanos()),
             (&self.cpu, 0),
             (&self.run_delay, 0),
             (&self.runnable, 0),
@@ -95,15 +103,19 @@ impl ThreadSamples {
     pub(super) fn add(&self, sample: &ThreadSample) {
         let elapsed = nanos(sample.at).saturating_sub(get(&self.last_at));
         let cpu = nanos(sample.cpu).saturating_sub(get(&self.first_cpu));
-        let run_delay = nanos(sample.run_delay).saturating_sub(get(&self.first_run_delay));
-        let has_run = cpu > get(&self.cpu) || run_delay > get(&self.run_delay);
+        let run_delay = sample.run_delay_nanos().saturating_sub(get(&self.first_run_delay));
+        let ran_for = cpu.saturating_sub(get(&self.cpu));
+        let has_run = ran_for > 0 || run_delay > get(&self.run_delay);
         let is_blocked = sample.blocked_in.is_some();
         if is_blocked || has_run {
             set(&self.waiting, 0);
             set(&self.is_first_wait, 0);
         } else if get(&self.was_blocked) == 0 {
-            set(&self.runnable, get(&self.runnable) + elapsed);
             set(&self.waiting, get(&self.waiting) + elapsed);
+        }
+        let was_runnable = !is_blocked && get(&self.was_blocked) == 0;
+        if was_runnable && (!has_run || sample.run_delay.is_none()) {
+            set(&self.runnable, get(&self.runnable) + elapsed.saturating_sub(ran_for));
         }
         set(&self.cpu, cpu);
         set(&self.run_delay, run_delay);
@@ -158,7 +170,7 @@ impl ThreadSamples {
     fn sampled_until(&self, start: u64, end: &ThreadSample) -> Option<TimeBreakdown> {
         self.read(start, || {
             let cpu = nanos(end.cpu).saturating_sub(get(&self.first_cpu));
-            let run_delay = nanos(end.run_delay).saturating_sub(get(&self.first_run_delay));
+            let run_delay = end.run_delay_nanos().saturating_sub(get(&self.first_run_delay));
             self.sum(nanos(end.at), cpu, run_delay)
         })
     }
@@ -167,13 +179,13 @@ impl ThreadSamples {
     /// since the thread started, in nanoseconds.
     fn since_last(&self, sample: &ThreadSample) -> [u64; 2] {
         let is_same_thread = get(&self.thread) == u64::from(sample.thread.0.unsigned_abs());
-        let since = |now: Duration, first: &AtomicU64, since: &AtomicU64| {
+        let since = |now: u64, first: &AtomicU64, since: &AtomicU64| {
             let last = if is_same_thread { get(first) + get(since) } else { 0 };
-            nanos(now).saturating_sub(last)
+            now.saturating_sub(last)
         };
         [
-            since(sample.cpu, &self.first_cpu, &self.cpu),
-            since(sample.run_delay, &self.first_run_delay, &self.run_delay),
+            since(nanos(sample.cpu), &self.first_cpu, &self.cpu),
+            since(sample.run_delay_nanos(), &self.first_run_delay, &self.run_delay),
         ]
     }
 
@@ -201,12 +213,12 @@ impl ThreadSamples {
 }
 
 fn encode(syscall: Option<Syscall>) -> u64 {
-    syscall.map_or(0, |syscall| u64::from(syscall.0.max(-1).wrapping_add(2).unsigned_abs()))
+    syscall.map_or(0, |syscall| u64::from(syscall.0.max(-2).wrapping_add(3).unsigned_abs()))
 }
 
 fn decode(encoded: u64) -> Option<Syscall> {
     let shifted = i32::try_from(encoded.checked_sub(1)?).ok()?;
-    Some(Syscall(shifted - 1))
+    Some(Syscall(shifted - 2))
 }
 
 fn get(word: &AtomicU64) -> u64 {
@@ -233,7 +245,7 @@ mod tests {
             thread: Tid(1),
             at: millis(at),
             cpu: millis(cpu),
-            run_delay: millis(run_delay),
+            run_delay: Some(millis(run_delay)),
             blocked_in: syscall.map(Syscall),
         }
     }
@@ -282,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn where_the_kernel_does_not_tell_of_the_run_queue_a_runnable_thread_runs_or_waits() {
+        let unknown =
+            |at, cpu, syscall| ThreadSample { run_delay: None, ..sample(at, cpu, 0, syscall) };
+        let samples = ThreadSamples::default();
+        samples.begin(7, &unknown(0, 3, None));
+        samples.add(&unknown(10, 7, None));
+        samples.add(&unknown(20, 7, None));
+        samples.add(&unknown(30, 8, Some(230)));
+        samples.add(&unknown(40, 8, None));
+        let seen = samples.breakdown(7).unwrap();
+        assert_eq!((seen.cpu, seen.run_delay, seen.off_cpu()), (millis(5), millis(16), millis(19)));
+    }
+
+    #[test]
     fn a_wait_in_the_run_queue_counts_before_it_ends_and_only_once() {
         let samples = ThreadSamples::default();
         samples.begin(7, &sample(0, 3, 0, None));
@@ -317,7 +343,7 @@ mod tests {
 
     #[test]
     fn page_faults_and_system_calls_are_encoded_without_loss() {
-        for number in [-1, 0, 1, 462] {
+        for number in [-2, -1, 0, 1, 462] {
             assert_eq!(decode(encode(Some(Syscall(number)))), Some(Syscall(number)));
         }
         assert_eq!(decode(encode(None)), None);
@@ -334,7 +360,7 @@ mod loom {
             thread: Tid(1),
             at: Duration::from_nanos(number),
             cpu: Duration::from_nanos(number),
-            run_delay: Duration::from_nanos(number),
+            run_delay: Some(Duration::from_nanos(number)),
             blocked_in: None,
         }
     }

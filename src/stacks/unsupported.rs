@@ -15,7 +15,7 @@ pub(crate) struct StackSampler;
 pub(crate) struct Symbolizer;
 
 /// Returns why no stack is captured in this build.
-pub(crate) fn unsupported() -> Option<&'static str> {
+pub(crate) fn unsupported(_: bool) -> Option<&'static str> {
     if cfg!(feature = "stacks") {
         Some("no stack: stacks are captured only on x86_64 Linux with glibc")
     } else {

@@ -306,7 +306,7 @@ impl MonitorState {
 impl Options {
     fn stacks_missing(&self) -> Option<&'static str> {
         if self.stacks {
-            crate::stacks::unsupported()
+            crate::stacks::unsupported(self.stack_signals)
         } else {
             Some("no stack: stacks are disabled")
         }

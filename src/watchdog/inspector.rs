@@ -70,10 +70,7 @@ impl PollInspector {
     pub(super) fn sample_thread(&self, tid: Tid, now: u64) -> Option<SampledThread> {
         let sched_stat = os::sched_stat(tid)?;
         let (state, cpu) = (os::thread_state(tid)?, os::cpu_time(tid)?);
-        let blocked_in = match state {
-            ThreadState::Blocked(blocked) => Some(blocked.syscall),
-            ThreadState::Running => None,
-        };
+        let blocked_in = state.blocked_in();
         let at = self.monitor.clock.duration(now);
         let run_delay = sched_stat.run_delay;
         let sample = ThreadSample { thread: tid, at, cpu, run_delay, blocked_in };
@@ -134,7 +131,7 @@ impl PollInspector {
         is_report_due: bool,
     ) {
         let (monitor, observations, age) = (&self.monitor, stall.observations, stall.age);
-        let is_blocked = matches!(target.state, ThreadState::Blocked(_));
+        let is_blocked = target.state.is_blocked();
         let is_due =
             age >= self.first_capture_age() && observations.is_capture_due(age, is_blocked);
         if !(is_report_due || is_due) {

@@ -78,9 +78,9 @@ impl SelfCheck {
             return true;
         }
         let thread = *self.thread.get_or_insert_with(Tid::current);
-        let Some(stat) = os::sched_stat(thread) else { return true };
+        let Some(run_delay) = os::run_delay(thread) else { return true };
         let cpu = os::thread_cpu_time().unwrap_or_default();
-        let accounted = stat.run_delay + cpu + self.cgroup.throttled();
+        let accounted = run_delay + cpu + self.cgroup.throttled();
         let mut is_host_delay = true;
         if late >= LATE {
             let is_alive = life.have_changed(&self.life, period, self.cpus);

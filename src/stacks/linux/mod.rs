@@ -31,19 +31,22 @@ pub(crate) use self::symbolizer::Symbolizer;
 
 use crate::os::{self, Tid};
 
-/// Returns why no stack can be captured in this process, if none can.
-pub(crate) fn unsupported() -> Option<&'static str> {
+/// Returns why no stack can be captured in this process, if none can. With `signals`, it need not be
+/// known where a thread is blocked.
+pub(crate) fn unsupported(signals: bool) -> Option<&'static str> {
     let tid = Tid::current();
-    let can_read_memory = {
+    let can_read_memory = || {
         let mut byte = [0];
         os::read_process_memory(std::ptr::from_ref(&tid).addr() as u64, &mut byte) == 1
     };
-    if os::thread_state(tid).is_none() {
-        Some("no stack: /proc/self/task/*/syscall is not readable")
-    } else if os::sched_stat(tid).is_none() {
-        Some("no stack: /proc/self/task/*/schedstat is not readable")
-    } else if !can_read_memory {
-        Some("no stack: process_vm_readv is not permitted")
+    os::open_own_memory();
+    if !can_read_memory() {
+        Some("no stack: neither process_vm_readv nor /proc/self/mem is permitted")
+    } else if !signals && !os::tells_where_blocked(tid) {
+        Some(
+            "no stack: /proc/self/task/*/syscall is not readable; `stack_signals(true)` does \
+             without it",
+        )
     } else {
         None
     }

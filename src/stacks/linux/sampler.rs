@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::interrupted_syscall::{returns_from_syscall, was_interrupted};
 use super::refusal;
 use super::signal::{SampleRequest, SampleStatus, SignalSampler};
-use crate::os::{self, BlockedIn, FdTarget, ThreadState};
+use crate::os::{self, BlockedIn, FdTarget, Syscall, ThreadState};
 use crate::shard::PollId;
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 use crate::stacks::{
@@ -71,14 +71,13 @@ impl StackSampler {
                 copy_blocked(pool, request, target, blocked, is_running)
             }
             // It is in the kernel, and responds when it returns from there.
-            ThreadState::Running if self.awaits(target) => return None,
-            ThreadState::Running if self.signal_sampler.is_some() => {
-                match self.send_signal(pool, request, target) {
-                    Ok(()) => return self.spin(pool, is_running).map(|(_, result)| result),
-                    failed => failed,
-                }
-            }
+            _ if self.awaits(target) => return None,
+            _ if self.signal_sampler.is_some() => match self.send_signal(pool, request, target) {
+                Ok(()) => return self.spin(pool, is_running).map(|(_, result)| result),
+                failed => failed,
+            },
             ThreadState::Running => Err(CaptureFailure::Running),
+            ThreadState::Asleep | ThreadState::Unknown => Err(CaptureFailure::Denied),
         };
         count_failure(pool, result);
         Some(result)
@@ -104,12 +103,17 @@ impl StackSampler {
         let result = match pending.sample.poll(&mut pending.stack, grow) {
             // The thread blocked before the signal arrived. The next scan finds out where.
             SampleStatus::Copied
-                if was_interrupted(&pending.stack.registers) && !pending.has_run_throughout() =>
+                if pending.target.state == ThreadState::Running
+                    && was_interrupted(&pending.stack.registers)
+                    && !pending.has_run_throughout() =>
             {
                 Err(CaptureFailure::Torn)
             }
             SampleStatus::Copied => Ok(()),
-            SampleStatus::Unreadable => Err(CaptureFailure::Torn),
+            SampleStatus::Unreadable => {
+                os::open_own_memory();
+                Err(CaptureFailure::Torn)
+            }
             SampleStatus::Pending => {
                 let is_over = !is_running(id);
                 if !(is_over || pending.has_expired()) || !pending.sample.cancel() {
@@ -232,13 +236,16 @@ impl PendingSample {
     fn push(self, pool: &CapturePool) {
         let delay = Duration::from_nanos(self.stack.at.saturating_sub(self.sent_at_nanos));
         let is_late = delay >= KERNEL_DELAY && self.has_run_for(delay);
-        let in_kernel = returns_from_syscall(&self.stack.registers)
-            && (is_late || was_interrupted(&self.stack.registers));
+        let is_interrupted = was_interrupted(&self.stack.registers);
+        let is_running = self.target.state == ThreadState::Running || !is_interrupted;
+        let in_kernel = is_running
+            && returns_from_syscall(&self.stack.registers)
+            && (is_late || is_interrupted);
         pool.push(Capture {
             request: self.request,
             delay,
             in_kernel,
-            blocked_in: None,
+            blocked_in: (!is_running).then_some(Syscall::UNKNOWN),
             fd_target: None,
             stack: self.stack,
         });
@@ -262,6 +269,9 @@ fn copy_blocked(
     let mut stack = pool.take_buffer().ok_or(CaptureFailure::NoBuffer)?;
     let (base, length) = StackSnapshot::range(blocked.sp, request.stack_mark);
     let mut copied = copy(&mut stack, base, length);
+    if copied == 0 && os::open_own_memory() {
+        copied = copy(&mut stack, base, length);
+    }
     if copied == stack.capacity() && pool.grow(&mut stack, length) {
         copied = copy(&mut stack, base, length);
     }

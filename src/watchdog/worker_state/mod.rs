@@ -198,7 +198,9 @@ impl WorkerState {
     pub(super) fn is_beyond_doubt(&self, limits: WorkerLimits, now: u64) -> bool {
         let is_long = match self.samples {
             Some([first, last]) => {
-                let run_delay = last.run_delay.saturating_sub(first.run_delay);
+                let [first_delay, last_delay] =
+                    [first, last].map(|sample| sample.run_delay.unwrap_or_default());
+                let run_delay = last_delay.saturating_sub(first_delay);
                 last.at.saturating_sub(first.at).saturating_sub(run_delay) > limits.batch_time
             }
             None => now.saturating_sub(self.unchanged_since) > limits.batch,
@@ -252,7 +254,7 @@ impl WorkerState {
         if self.blocked.is_some_and(|blocked| blocked.observed == observed) {
             return false;
         }
-        let is_blocked = observed.0 != ThreadState::Running;
+        let is_blocked = observed.0.is_blocked();
         let blocked = is_blocked.then_some(Blocked { observed, since: now, sample });
         std::mem::replace(&mut self.blocked, blocked).is_some()
     }

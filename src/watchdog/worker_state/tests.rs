@@ -12,12 +12,12 @@ const LIMITS: WorkerLimits = WorkerLimits {
 
 /// Builds a sample of a thread that is blocked, or of one that runs.
 fn sample(state: ThreadState, timeslices: u64) -> Option<WorkerSample> {
-    let stat = SchedStat { run_delay: Duration::ZERO, timeslices };
+    let stat = SchedStat { run_delay: Some(Duration::ZERO), timeslices };
     let sample = ThreadSample {
         thread: Tid(1),
         at: Duration::ZERO,
         cpu: Duration::ZERO,
-        run_delay: Duration::ZERO,
+        run_delay: Some(Duration::ZERO),
         blocked_in: None,
     };
     Some(WorkerSample { observed: (state, stat), sample })
@@ -36,7 +36,10 @@ fn running() -> Option<WorkerSample> {
 fn running_at(now: u64, run_delay: u64) -> Option<WorkerSample> {
     let WorkerSample { observed, sample } = running()?;
     let (at, run_delay) = (Duration::from_millis(now), Duration::from_millis(run_delay));
-    Some(WorkerSample { observed, sample: ThreadSample { at, run_delay, ..sample } })
+    Some(WorkerSample {
+        observed,
+        sample: ThreadSample { at, run_delay: Some(run_delay), ..sample },
+    })
 }
 
 fn activity(counters: [u64; 2], polls: u64) -> WorkerActivity {

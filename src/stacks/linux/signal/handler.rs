@@ -25,6 +25,15 @@ pub(super) fn cookie_base() -> u64 {
     (&raw const SHARED).addr() as u64 / size_of::<SharedSample<SignalSample>>() as u64
 }
 
+/// Returns the number of the request that a signal is for; `None` if it is not ours. One without a
+/// payload is for the request of this thread, if there is one.
+fn number(info: &libc::siginfo_t) -> Option<u64> {
+    message::number(cookie_base(), info).or_else(|| {
+        let may_be_ours = message::may_lack_payload(info);
+        may_be_ours.then(|| SHARED.requested(Tid::current())).flatten()
+    })
+}
+
 /// Fulfills a request of ours, and forwards all other signals.
 ///
 /// # Safety
@@ -43,7 +52,7 @@ pub(super) unsafe extern "C" fn on_signal(
     // SAFETY: both pointers are null or come from the kernel, as the caller guarantees. What they
     // point to is not written to while the handler runs.
     let (number, interrupted) = unsafe {
-        let number = info.as_ref().and_then(|info| message::number(cookie_base(), info));
+        let number = info.as_ref().and_then(number);
         (number, saved_registers(context).as_ref())
     };
     if let (Some(number), Some(interrupted)) = (number, interrupted) {

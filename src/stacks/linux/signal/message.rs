@@ -3,8 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
+use std::io;
 use std::mem::offset_of;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::shared_sample::NUMBER_BITS;
 use crate::os::Tid;
@@ -46,11 +48,12 @@ impl Message {
         }
     }
 
-    /// Sends it to one thread of this process. Returns `false` if there is no such thread.
+    /// Sends it to one thread of this process, without the payload if the kernel refuses that, as
+    /// under a seccomp filter. Returns `false` if there is no such thread.
     pub(super) fn send(&self, thread: Tid) -> bool {
         // SAFETY: the kernel reads a `siginfo_t` through the pointer; `self` has the size, the
         // alignment and the layout of one, as the assertion above checks.
-        unsafe {
+        let is_sent = unsafe {
             libc::syscall(
                 libc::SYS_rt_tgsigqueueinfo,
                 libc::getpid(),
@@ -58,8 +61,29 @@ impl Message {
                 SIGNAL,
                 ptr::from_ref(self),
             ) == 0
-        }
+        };
+        let is_refused = || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH);
+        is_sent || is_refused() && send_without_payload(thread)
     }
+}
+
+/// Whether a signal without payload may be ours. Relaxed: set before the first one is sent, and the
+/// kernel orders the sending of a signal before its handler.
+static MAY_LACK_PAYLOAD: AtomicBool = AtomicBool::new(false);
+
+fn send_without_payload(thread: Tid) -> bool {
+    MAY_LACK_PAYLOAD.store(true, Ordering::Relaxed);
+    // SAFETY: the call accesses no memory.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.0, SIGNAL) == 0 }
+}
+
+/// Returns whether a signal has no payload and may be ours: it was sent by this process to one
+/// thread, after the kernel had refused a signal with a payload.
+pub(super) fn may_lack_payload(info: &libc::siginfo_t) -> bool {
+    // SAFETY: a signal with this code has the field, a plain integer. `getpid` takes no argument and
+    // cannot fail.
+    let is_from_here = || unsafe { info.si_pid() == libc::getpid() };
+    info.si_code == libc::SI_TKILL && MAY_LACK_PAYLOAD.load(Ordering::Relaxed) && is_from_here()
 }
 
 /// Returns the number of the request that a signal carries; `None` if the signal is not ours.

@@ -117,6 +117,15 @@ impl<T> SharedSample<T> {
         Some(SampleHandle { shared: self, number, mark })
     }
 
+    /// Returns the number of the request for a sample of `thread`, if there is one. Async-signal-safe.
+    pub(super) fn requested(&self, thread: Tid) -> Option<u64> {
+        // Acquire: pairs with the Release in `request`.
+        let state = State(self.state.load(Ordering::Acquire));
+        let number = state.number();
+        let is_requested = state == State::new(number, SamplePhase::Requested);
+        (is_requested && self.thread.load(Ordering::Relaxed) == word(thread)).then_some(number)
+    }
+
     /// Fulfills the request with that number, if it still exists and is for `thread`, which is the
     /// current one: `copy` writes the sample and is passed the mark. Called by the handler; it is
     /// async-signal-safe if `copy` is.
