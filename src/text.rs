@@ -24,6 +24,8 @@ pub(crate) fn clean<'t>(text: impl Into<Cow<'t, str>>) -> Cow<'t, str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -31,5 +33,14 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31mred\r\nERROR forged"), "a_[31mred__ERROR forged");
         assert_eq!(clean("a\u{202e}b\u{2066}c\u{2028}d\u{85}e\u{7f}"), "a_b_c_d_e_");
         assert!(matches!(clean("größe 漢字 – “ok”"), Cow::Borrowed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn property_a_clean_text_has_nothing_deceptive(text in any::<String>()) {
+            let cleaned = clean(&*text);
+            prop_assert!(!cleaned.contains(is_deceptive), "{:?}", cleaned);
+            prop_assert_eq!(cleaned.chars().count(), text.chars().count());
+        }
     }
 }

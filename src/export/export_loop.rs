@@ -32,7 +32,7 @@ impl ExportLoop {
             }
         }
         before_last();
-        self.contain(Exporter::flush);
+        self.contain(Exporter::flush_all);
         self.contain(|exporter, _| exporter.close());
     }
 

@@ -63,9 +63,16 @@ impl Exporter {
         }
     }
 
-    /// Hands over what has changed since the last flush, to the recorder that is installed now.
+    /// Hands over what has changed since the last flush, to the recorder that is installed now: once a
+    /// second for all routes.
     pub(crate) fn flush(&mut self, monitor: &MonitorState) {
         metrics::with_recorder(|recorder| self.flush_to(recorder, monitor));
+    }
+
+    /// Hands over everything that has changed, however recent the last flush is.
+    pub(crate) fn flush_all(&mut self, monitor: &MonitorState) {
+        self.routes.read_all_next();
+        self.flush(monitor);
     }
 
     /// Withdraws the gauges, which will not be updated any more.
@@ -76,12 +83,13 @@ impl Exporter {
     /// Nothing shows a stall that has ended as one in progress, neither what is handed over nor a
     /// scrape in the middle: the counters are read before the gauges, and handed over after them.
     fn flush_to(&mut self, recorder: &dyn Recorder, monitor: &MonitorState) {
-        let is_full = self.full_flushes.take_due(recorder, Instant::now());
+        let now = Instant::now();
+        let is_full = self.full_flushes.take_due(recorder, now);
         let flush = Flush { recorder, clock: &monitor.clock, is_full };
         if is_full {
             descriptions::describe(recorder);
         }
-        self.routes.read(monitor);
+        self.routes.read(monitor, now);
         let stalls = OldestStalls::now(monitor);
         self.oldest_requests.update(monitor);
         let requests = &self.oldest_requests;
@@ -330,6 +338,7 @@ mod tests {
         assert_eq!(recorder.of(IN_FLIGHT), figures([("unmatched", 2.0)]));
         monitor.routes.confirm(put, "/a");
         count_requests(&monitor, route);
+        exporter.routes.read_all_next();
         exporter.flush_to(&recorder, &monitor);
         assert_eq!(recorder.of(REQUESTS), figures([("/a", 1.0), ("unmatched", 2.0)]));
         assert_eq!(recorder.of(IN_FLIGHT), figures([("/a", 2.0), ("unmatched", 1.0)]));
@@ -357,6 +366,7 @@ mod tests {
         routes.iter().for_each(|&route| count_requests(&monitor, route));
         let handed_over = |exporter: &mut Exporter| {
             recorder.0.lock().unwrap().clear();
+            exporter.routes.read_all_next();
             exporter.flush_to(&recorder, &monitor);
             (recorder.of(REQUESTS), recorder.of(IN_FLIGHT))
         };
@@ -369,5 +379,27 @@ mod tests {
         exporter.full_flushes = FullFlushes::default();
         let in_flight = figures([("/a", 1.0), ("/b", 2.0)]);
         assert_eq!(handed_over(&mut exporter), (both(0.0), in_flight));
+    }
+
+    #[test]
+    fn routes_are_handed_over_once_a_second_and_after_a_stall() {
+        let (monitor, _, mut exporter) = exporter();
+        let connect = MethodLabel::new(&Method::CONNECT);
+        let [quiet, stalls] = ["/quiet", "/stalls"].map(|name| monitor.routes.id(connect, name));
+        let start = Instant::now();
+        exporter.routes.read(&monitor, start);
+        let read_at = |exporter: &mut Exporter, millis| {
+            exporter.routes.read(&monitor, start + Duration::from_millis(millis));
+            [quiet, stalls].map(|id| exporter.routes.started(id))
+        };
+        [quiet, stalls].iter().for_each(|&route| count_requests(&monitor, route));
+        assert_eq!(read_at(&mut exporter, 250), [0, 0]);
+        {
+            let mut history = monitor.history.lock();
+            let by_cause = history.stalls.entry(stalls).or_default();
+            by_cause.entry(Cause::Cpu).or_default().add(&monitor.bounds, 100 * MILLI);
+        }
+        assert_eq!(read_at(&mut exporter, 500), [0, 2]);
+        assert_eq!(read_at(&mut exporter, 1_000), [2, 2]);
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct RoutesExporter {
     gauges: BTreeMap<RouteId, RouteGauges>,
     budget: SampleBudget,
     created_at: Instant,
+    /// When all routes were read last.
+    read_at: Option<Instant>,
 }
 
 /// A route, as of the last time that it was read.
@@ -27,6 +29,8 @@ struct ExportedRoute {
     snapshot: RouteSnapshot,
     /// The changes that the snapshot includes, and maybe more.
     changes: u64,
+    /// How many of its polls the reporter had accounted for.
+    reported: u64,
     /// Whether a part of the snapshot was not handed over.
     is_pending: bool,
     /// The route in whose rows the figures are.
@@ -38,28 +42,55 @@ struct ExportedRoute {
 // === impl RoutesExporter ===
 
 impl RoutesExporter {
+    /// A little less than a second, so that the flush after a second is not too early.
+    const PERIOD: Duration = Duration::from_millis(900);
+
     pub(super) fn new() -> Self {
         Self {
             routes: BTreeMap::new(),
             gauges: BTreeMap::new(),
             budget: SampleBudget::new(Duration::ZERO),
             created_at: Instant::now(),
+            read_at: None,
         }
     }
 
-    /// Reads the routes that have changed since they were read last.
-    pub(super) fn read(&mut self, monitor: &MonitorState) {
+    /// Lets the next read be one of all routes.
+    pub(super) fn read_all_next(&mut self) {
+        self.read_at = None;
+    }
+
+    /// Reads the routes that have changed since they were read last: once a second all of them,
+    /// otherwise those that are new or of which a stall has ended.
+    pub(super) fn read(&mut self, monitor: &MonitorState, now: Instant) {
+        let is_recent = |at| now.saturating_duration_since(at) < Self::PERIOD;
+        let is_due = !self.read_at.is_some_and(is_recent);
+        if is_due {
+            self.read_at = Some(now);
+        }
         let reported = reported_polls(monitor);
         for (id, _) in monitor.routes.iter() {
-            // Before the rest is read: what changes in between is read again.
-            let changes =
-                monitor.counters.changes(id) + reported.get(&id).copied().unwrap_or_default();
-            let is_known = self.routes.get(&id).is_some_and(|route| route.changes == changes);
-            if !is_known {
-                let snapshot = RouteSnapshot::now(monitor, id);
-                let route = self.routes.entry(id).or_insert_with(|| ExportedRoute::new(id));
-                (route.snapshot, route.changes, route.is_pending) = (snapshot, changes, true);
+            let reported = reported.get(&id).copied().unwrap_or_default();
+            let known = self.routes.get(&id);
+            if is_due || known.is_none_or(|route| route.reported != reported) {
+                self.read_route(monitor, id, reported);
             }
+        }
+    }
+
+    /// Returns how many requests a route had when it was read last.
+    #[cfg(test)]
+    pub(super) fn started(&self, id: RouteId) -> u64 {
+        self.routes.get(&id).map_or(0, |route| route.snapshot.totals.started)
+    }
+
+    fn read_route(&mut self, monitor: &MonitorState, id: RouteId, reported: u64) {
+        // Before the rest is read: what changes in between is read again.
+        let changes = monitor.counters.changes(id);
+        let route = self.routes.entry(id).or_insert_with(|| ExportedRoute::new(id));
+        if (changes, reported) != (route.changes, route.reported) {
+            (route.changes, route.reported, route.is_pending) = (changes, reported, true);
+            route.snapshot = RouteSnapshot::now(monitor, id);
         }
     }
 
@@ -142,7 +173,7 @@ impl RoutesExporter {
 impl ExportedRoute {
     fn new(row: RouteId) -> Self {
         let snapshot = RouteSnapshot::default();
-        Self { snapshot, changes: 0, is_pending: false, row, series: None }
+        Self { snapshot, changes: 0, reported: 0, is_pending: false, row, series: None }
     }
 
     /// Returns how many samples were not handed over yet.

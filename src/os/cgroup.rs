@@ -56,6 +56,8 @@ fn parse_throttled(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -74,5 +76,18 @@ mod tests {
         let v1 = stat_paths("3:cpu,cpuacct:/x").unwrap();
         assert_eq!(v1[0], "/sys/fs/cgroup/cpu/x/cpu.stat");
         assert_eq!(stat_paths("4:memory:/x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_text_is_parsed_or_refused(text in "(.|\n)*", line in ".*") {
+            let _ = (parse_throttled(&text), stat_paths(&line));
+        }
+
+        #[test]
+        fn property_any_throttled_time_is_read(micros: u64, before in "[a-z_]{0,9} [0-9]{1,9}\n") {
+            let text = format!("{before}throttled_usec {micros}\n");
+            prop_assert_eq!(parse_throttled(&text), Some(Duration::from_micros(micros)));
+        }
     }
 }

@@ -94,6 +94,8 @@ fn parse_sched_stat(text: &str) -> Option<SchedStat> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::os::thread_cpu_time;
 
@@ -173,5 +175,26 @@ mod tests {
         );
         let before = thread_cpu_time().unwrap();
         assert!(cpu_time(Tid::current()).unwrap() >= before);
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_text_is_parsed_or_refused(text in ".*") {
+            let _ = (parse_syscall(&text), parse_stat(&text), parse_sched_stat(&text));
+        }
+
+        #[test]
+        fn property_a_blocked_thread_is_parsed(number in -1_i32..500, words in [any::<u64>(); 3]) {
+            let [arg0, sp, pc] = words;
+            let expected = BlockedIn { syscall: Syscall(number), arg0, sp, pc };
+            let text = format!("{number} {arg0:#x} 0x0 0x0 0x0 0x0 0x0 {sp:#x} {pc:#x}\n");
+            prop_assert_eq!(parse_syscall(&text), Some(ThreadState::Blocked(expected)));
+        }
+
+        #[test]
+        fn property_a_name_does_not_change_the_state(name in "[^\0]{0,15}") {
+            let text = format!("7 ({name}) R 1 7 7 0 -1 4194304");
+            prop_assert_eq!(parse_stat(&text), Some(ThreadState::Running));
+        }
     }
 }

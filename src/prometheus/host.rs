@@ -16,6 +16,8 @@ pub(super) fn is_for_loopback(headers: &HeaderMap) -> bool {
 fn is_local(host: &HeaderValue) -> bool {
     let Ok(host) = host.to_str() else { return false };
     let name = without_port(host).trim_start_matches('[').trim_end_matches(']');
+    // An address may have a zone, `fe80::1%eth0`.
+    let name = name.split('%').next().unwrap_or(name);
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     !name.contains('.') || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
 }
@@ -30,6 +32,8 @@ fn without_port(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -50,5 +54,30 @@ mod tests {
             assert!(!is_for_loopback(host), "{host}");
         }
         assert!(super::is_for_loopback(&HeaderMap::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn property_a_registrable_name_is_rejected(
+            name in "[a-z]{1,9}(\\.[a-z]{1,9}){0,3}\\.(com|example|x)",
+            port in proptest::option::of(any::<u16>()),
+            dot in "\\.{0,2}",
+        ) {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            let host = HeaderValue::from_str(&format!("{name}{dot}{port}")).unwrap();
+            prop_assert!(!is_local(&host), "{:?}", host);
+        }
+
+        #[test]
+        fn property_any_header_is_accepted_or_rejected(host in any::<Vec<u8>>()) {
+            let host = HeaderValue::from_bytes(&host);
+            let _ = host.is_ok_and(|host| is_local(&host));
+        }
+
+        #[test]
+        fn property_an_address_is_accepted(address: std::net::SocketAddr) {
+            let host = HeaderValue::from_str(&address.to_string()).unwrap();
+            prop_assert!(is_local(&host), "{:?}", host);
+        }
     }
 }

@@ -352,6 +352,8 @@ fn label_value(name: &str) -> Cow<'_, str> {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const GET: http::Method = http::Method::GET;
@@ -437,5 +439,14 @@ mod tests {
         let routes = Routes::new(8);
         assert_eq!(routes.id(get(), "/a\nb"), routes.id(get(), "/a\\b"));
         assert_eq!(routes.iter().filter(|(_, route)| &*route.name == "/a_b").count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn property_a_label_value_is_bounded_and_unambiguous(name in any::<String>()) {
+            let value = label_value(&name);
+            prop_assert!(value.len() <= MAX_NAME_BYTES);
+            prop_assert!(!value.contains(|c| is_deceptive(c) || matches!(c, '"' | '\\')));
+        }
     }
 }

@@ -134,3 +134,57 @@ impl<'t> CfiRow<'t> {
         self.function.is_signal_trampoline()
     }
 }
+
+#[cfg(not(tower_stall_loom))]
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The tables of this program, and an address of its code.
+    fn tables() -> (&'static CfiTables, u64) {
+        static TABLES: OnceLock<CfiTables> = OnceLock::new();
+        let here = tables as fn() -> (&'static CfiTables, u64) as usize as u64;
+        let tables = TABLES.get_or_init(|| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let starts = maps
+                .lines()
+                .filter_map(|line| u64::from_str_radix(line.split('-').next()?, 16).ok());
+            let images = starts.filter_map(Image::read);
+            let own = images.into_iter().find(|image| image.has_code_at(here)).unwrap();
+            CfiTables::load(&own).unwrap()
+        });
+        (tables, here)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+
+        #[test]
+        fn property_damaged_tables_have_rows_or_none(
+            damage in proptest::collection::vec((any::<bool>(), any::<u32>(), any::<u8>()), 1..64),
+            from in 0_u64..4096,
+        ) {
+            let (tables, here) = tables();
+            let bases = tables.bases.clone();
+            let (mut eh_frame_hdr, mut eh_frame) =
+                (tables.eh_frame_hdr.clone(), tables.eh_frame.clone());
+            for (is_header, place, byte) in damage {
+                let table = if is_header { &mut eh_frame_hdr } else { &mut eh_frame };
+                let place = place as usize % table.len().min(1 << 16);
+                table[place] = byte;
+            }
+            let damaged = CfiTables { eh_frame_hdr, eh_frame, bases };
+            let mut context = UnwindContext::new();
+            for address in (0..64).map(|step| here - 2048 + from + step * 61) {
+                if let Some(row) = damaged.row(address, &mut context) {
+                    let _ = (row.cfa(), row.encoding(), row.is_signal_frame());
+                    let _ = row.pcs_with_cfa_register(Register(6));
+                }
+            }
+        }
+    }
+}

@@ -101,6 +101,8 @@ impl Segment {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The address of a copy of an image's headers that a test may change.
@@ -153,5 +155,18 @@ mod tests {
         assert!(changed(7, 1000).is_none(), "too many segments");
         assert!(changed(13, u64::MAX).is_none(), "a segment that is larger than the memory");
         assert!(Image::read(8).is_none(), "nothing is mapped");
+    }
+
+    proptest! {
+        #[test]
+        fn property_damaged_headers_are_read_or_refused(
+            damage in proptest::collection::vec((0_usize..29, any::<u64>()), 1..4),
+        ) {
+            let mut words = headers();
+            damage.into_iter().for_each(|(word, value)| words[word] = value);
+            if let Some(image) = Image::read(address(&words)) {
+                let _ = (image.has_code_at(0), image.contains(&(0..u64::MAX)));
+            }
+        }
     }
 }

@@ -194,6 +194,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use gimli::UnwindContext;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -273,5 +274,15 @@ mod tests {
         let cfi = modules.find(here).unwrap().cfi().unwrap();
         assert!(cfi.row(here, &mut context).is_some());
         assert!(cfi.row(8, &mut context).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_line_is_parsed_or_refused(line: Vec<u8>, start: u64, end: u64) {
+            let _ = Mapping::parse(&line);
+            let text = format!("{start:x}-{end:x} r-xp 0 0:0 7 ");
+            let mapping = Mapping::parse(&[text.as_bytes(), &line].concat()).unwrap();
+            prop_assert_eq!(mapping.addresses, start..end);
+        }
     }
 }

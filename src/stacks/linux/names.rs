@@ -124,6 +124,8 @@ fn shorten(name: &str) -> String {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -182,5 +184,50 @@ mod tests {
         let name = readable(&format!("{}::handler", "module::".repeat(40)));
         assert_eq!(name.chars().count(), MAX_LENGTH);
         assert!(name.starts_with('…') && name.ends_with("module::::handler"));
+    }
+
+    const PARTS: &[&str] = &[
+        "drop_in_place",
+        "::",
+        "<",
+        ">",
+        "{",
+        "}",
+        "{closure#0}",
+        "{impl#5}",
+        "{async_fn_env#0}",
+        "{async_fn#0}",
+        "app",
+        "poll",
+        " as ",
+        "->",
+        "(",
+        ")",
+        ",",
+        "&",
+        "[",
+        "é",
+        "{vtable}",
+    ];
+
+    /// Parts of mangled names, in any order.
+    fn name() -> impl Strategy<Value = String> {
+        let part =
+            prop_oneof![proptest::sample::select(PARTS).prop_map(str::to_owned), any::<String>(),];
+        proptest::collection::vec(part, 0..40).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_name_is_made_readable_and_short(name in name()) {
+            prop_assert!(readable(&name).chars().count() <= MAX_LENGTH, "{}", name);
+        }
+
+        #[test]
+        fn property_any_inlined_names_have_paths_or_none(
+            names in proptest::collection::vec(name(), 0..6),
+        ) {
+            prop_assert_eq!(paths_of_inlined(&names).len(), names.len());
+        }
     }
 }

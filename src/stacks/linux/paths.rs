@@ -171,6 +171,8 @@ fn without_parent_dirs(file: &str) -> String {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::stacks::linux::test_symbols::{DEPENDENCY, STD};
 
@@ -246,5 +248,17 @@ mod tests {
         assert_eq!(short_path("examples/demo/../common/burn.rs"), "examples/common/burn.rs");
         assert_eq!(short_path("/a/b/../../c.rs"), "/c.rs");
         assert_eq!(short_path("../../c.rs"), "../../c.rs");
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_path_is_classified_and_shortened(
+            parts in proptest::collection::vec("(\\.{1,2}|rustc|library|std|src|registry|[a-z]{1,5}-[0-9.]{1,5}|.{0,6})", 0..9),
+            root in "/?",
+        ) {
+            let file = root + &parts.join("/");
+            let _ = (dependency(&file), in_std(&file), is_generated(&file));
+            prop_assert!(short_path(&file).len() <= file.len() + '…'.len_utf8(), "{}", file);
+        }
     }
 }

@@ -104,6 +104,8 @@ fn imm32(bytes: [u8; 4]) -> u64 {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -157,5 +159,24 @@ mod tests {
     #[test]
     fn an_aligned_frame_has_no_fixed_height() {
         assert_eq!(height_after(&[0x53, 0x48, 0x83, 0xe4, 0xe0, 0x48, 0x83, 0xec, 0x40]), None);
+    }
+
+    const PUSHES: &[&[u8]] = &[&[0x53], &[0x41, 0x57], &[0x55]];
+
+    proptest! {
+        #[test]
+        fn property_any_code_is_decoded_or_refused(code: Vec<u8>) {
+            let _ = height_after(&code);
+        }
+
+        #[test]
+        fn property_pushes_before_a_lowered_stack_add_up(
+            pushes in proptest::collection::vec(proptest::sample::select(PUSHES), 0..6),
+            locals in 0_u8..0x7f,
+        ) {
+            let mut code = pushes.concat();
+            code.extend([0x48, 0x83, 0xec, locals, 0xe8]);
+            prop_assert_eq!(height_after(&code), Some(8 * pushes.len() as u64 + u64::from(locals)));
+        }
     }
 }

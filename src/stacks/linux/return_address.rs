@@ -47,6 +47,8 @@ fn operand_len(modrm: u8, next: Option<&u8>) -> usize {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -85,6 +87,19 @@ mod tests {
             let mut code = vec![0x90; MAX_LENGTH - other.len()];
             code.extend_from_slice(other);
             assert!(!ends_with_call(&code), "{other:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn property_any_code_is_decoded(code: Vec<u8>) {
+            let _ = ends_with_call(&code);
+        }
+
+        #[test]
+        fn property_a_direct_call_is_found_behind_any_code(before: Vec<u8>, to: [u8; 4]) {
+            let code = [&before[..], &[0xe8], &to].concat();
+            prop_assert!(ends_with_call(&code));
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::os::{self, Tid};
 use crate::stacks::linux::memory;
@@ -485,4 +487,43 @@ fn stacks_of_a_busy_thread_are_unwound() {
     cat.wait().unwrap();
     println!("{tries} tries, {} rounds of the thread, {ends:?}", rounds.load(Ordering::Relaxed));
     assert!(ends.get("Mark").is_some_and(|marks| *marks > 100), "{ends:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+
+    /// Return addresses of this program between random words, as on the stack of a thread that runs
+    /// while it is copied.
+    #[test]
+    fn property_any_stack_is_unwound_to_an_end(
+        words in proptest::collection::vec(any::<u64>(), 1..512),
+        codes in proptest::collection::vec((0_usize..512, -4096_i64..4096), 0..64),
+        registers in [any::<u16>(); 17],
+        is_known in [any::<bool>(); 17],
+        mark in any::<Option<u16>>(),
+    ) {
+        let here = names as fn(&CallStack) -> Vec<String> as usize as u64;
+        let (base, len) = (0x7000_0000_0000, words.len());
+        let mut words = words;
+        for (place, offset) in codes {
+            words[place % len] = here.wrapping_add_signed(offset);
+            words[(place + 1) % len] = base + (place % len) as u64 * 8 + 16;
+        }
+        let mut stack = StackSnapshot::with_capacity(len * 8);
+        for (number, value) in registers.into_iter().enumerate() {
+            let value = base + u64::from(value) % (len as u64 * 8);
+            stack.registers.set(number, is_known[number].then_some(value));
+        }
+        stack.registers.set(Registers::PC, Some(here + u64::from(registers[0]) % 256));
+        stack.registers.set(Registers::RSP, Some(base));
+        stack.mark = mark.map_or(u64::MAX, |mark| base + u64::from(mark));
+        stack.fill(base, |bytes| {
+            for (bytes, word) in bytes.chunks_mut(8).zip(&words) {
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            len * 8
+        });
+        let trace = Unwinder::new().unwind(&stack);
+        prop_assert!(trace.call_sites.len() <= MAX_FRAMES);
+    }
 }
