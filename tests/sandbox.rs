@@ -42,21 +42,26 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_
 
 /// Makes a system call fail with an error, for all threads and for ever.
 fn deny(syscall: libc::c_long, error: c_int) {
-    let instruction = |code: u32, jt, jf, k| {
-        let code = u16::try_from(code).unwrap();
-        libc::sock_filter { code, jt, jf, k }
-    };
-    let load_number = instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0);
-    let is_other = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let number = u32::try_from(syscall).unwrap();
     let error = libc::SECCOMP_RET_ERRNO | u32::try_from(error).unwrap();
-    let mut filter = [
-        load_number,
-        instruction(is_other, 0, 1, number),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, error),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    filter(&[u32::try_from(syscall).unwrap()], error, libc::SECCOMP_RET_ALLOW);
+}
+
+/// Installs a filter for all threads and for ever: what happens with the system calls that are
+/// listed, and with all others.
+fn filter(listed: &[u32], action: u32, otherwise: u32) {
+    let instruction = |code: u32, jf, k| {
+        let code = u16::try_from(code).unwrap();
+        libc::sock_filter { code, jt: 0, jf, k }
+    };
+    let result = |action| instruction(libc::BPF_RET | libc::BPF_K, 0, action);
+    let mut filter = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for &number in listed {
+        filter.extend([instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number)]);
+        filter.extend([result(action)]);
+    }
+    filter.push(result(otherwise));
+    let len = u16::try_from(filter.len()).unwrap();
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // SAFETY: the calls read the filter through a valid pointer, and write nothing.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -257,5 +262,41 @@ fn without_anything_there_is_the_cause() {
         assert_causes(&stalls);
         let missing = stalls[0].missing().unwrap();
         assert!(missing.contains("neither process_vm_readv nor /proc/self/mem"), "{missing}");
+    });
+}
+
+/// The profile that the guide shows is enough for a service with everything switched on: any other
+/// system call ends the process.
+#[cfg(all(feature = "axum", feature = "prometheus"))]
+#[test]
+fn the_seccomp_profile_is_enough() {
+    let guide = include_str!("../src/docs/in_production.md");
+    let (_, profile) = guide.split_once("```json").unwrap();
+    let (profile, _) = profile.split_once("```").unwrap();
+    let profile: serde_json::Value = serde_json::from_str(profile).unwrap();
+    let groups = profile["syscalls"].as_array().unwrap();
+    let names = groups.iter().flat_map(|group| group["names"].as_array().unwrap());
+    let number = |name: &serde_json::Value| {
+        let name: syscalls::Sysno = name.as_str().unwrap().parse().unwrap();
+        u32::try_from(name.id()).unwrap()
+    };
+    let numbers: Vec<_> = names.map(number).collect();
+    in_own_process(|| {
+        let permitted =
+            || filter(&numbers, libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_KILL_PROCESS);
+        assert_causes_and_lines(&stalls(true, When::BeforeSpawn, permitted));
+        let runtime = runtime(2);
+        let monitor = support::builder_for(&runtime).spawn().unwrap();
+        let get = axum::routing::get(|| async { sleep() });
+        let app = axum::Router::new().route("/sleep", get).layer(monitor.layer());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let addr = listener.local_addr().unwrap();
+        runtime.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        support::install_recorder();
+        support::http_get(addr, "/sleep");
+        support::eventually("the stall is counted", || {
+            let stalls = [("route", "/sleep"), ("cause", "blocked")];
+            support::scrape().sum("tower_stall_duration_seconds_count", &stalls) == 1.0
+        });
     });
 }

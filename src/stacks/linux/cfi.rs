@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, Encoding, EndianSlice, Expression,
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EhFrameOffset, Encoding, EndianSlice, Expression,
     FrameDescriptionEntry, NativeEndian, ParsedEhFrameHdr, Register, RegisterRule, UnwindContext,
     UnwindExpression, UnwindSection, UnwindTableRow,
 };
@@ -56,10 +56,15 @@ impl CfiTables {
     ) -> Option<CfiRow<'t>> {
         let eh_frame = EhFrame::new(&self.eh_frame, NativeEndian);
         let eh_frame_hdr = parse(&self.eh_frame_hdr, &self.bases)?;
-        let function = eh_frame_hdr
-            .table()?
-            .fde_for_address(&eh_frame, &self.bases, address, EhFrame::cie_from_offset)
-            .ok()?;
+        // Not `fde_for_address`, which overflows if a damaged table points before the section.
+        let entry = eh_frame_hdr.table()?.lookup(address, &self.bases).ok()?.direct().ok()?;
+        let start = eh_frame_hdr.eh_frame_ptr().direct().ok()?;
+        let offset = EhFrameOffset(usize::try_from(entry.checked_sub(start)?).ok()?);
+        let function =
+            eh_frame.fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset).ok()?;
+        if !function.contains(address) {
+            return None;
+        }
         let row =
             function.unwind_info_for_address(&eh_frame, &self.bases, context, address).ok()?;
         Some(CfiRow { row, function, eh_frame, bases: &self.bases })
