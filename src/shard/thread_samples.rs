@@ -21,11 +21,7 @@ pub(crate) struct ThreadSample {
     pub(crate) blocked_in: Option<Syscall>,
 }
 
-impl ThreadSample {
-    fn run_delay_nanos(&self) -> u64 {
-        self.run_delay.map_or(0, nanos)
-    }
-}
+const UNKNOWN: u64 = u64::MAX;
 
 /// The samples of one poll. A seqlock: the watchdog writes, any thread reads. Times are in
 /// nanoseconds.
@@ -42,6 +38,7 @@ pub(super) struct ThreadSamples {
     last_at: AtomicU64,
     first_cpu: AtomicU64,
     cpu: AtomicU64,
+    /// `UNKNOWN` until the kernel has told.
     first_run_delay: AtomicU64,
     run_delay: AtomicU64,
     /// The time on-CPU and in the run queue between the sample before the first one and the first
@@ -81,7 +78,7 @@ impl ThreadSamples {
             (&self.first_at, nanos(sample.at)),
             (&self.last_at, nanos(sample.at)),
             (&self.first_cpu, nanos(sample.cpu)),
-            (&self.first_run_delay, sample.run_delay_nanos()),
+            (&self.first_run_delay, sample.run_delay.map_or(UNKNOWN, nanos)),
             (&self.cpu, 0),
             (&self.run_delay, 0),
             (&self.runnable, 0),
@@ -103,7 +100,10 @@ impl ThreadSamples {
     pub(super) fn add(&self, sample: &ThreadSample) {
         let elapsed = nanos(sample.at).saturating_sub(get(&self.last_at));
         let cpu = nanos(sample.cpu).saturating_sub(get(&self.first_cpu));
-        let run_delay = sample.run_delay_nanos().saturating_sub(get(&self.first_run_delay));
+        if let (Some(now), UNKNOWN) = (sample.run_delay, get(&self.first_run_delay)) {
+            set(&self.first_run_delay, nanos(now));
+        }
+        let run_delay = self.run_delay_at(sample);
         let ran_for = cpu.saturating_sub(get(&self.cpu));
         let has_run = ran_for > 0 || run_delay > get(&self.run_delay);
         let is_blocked = sample.blocked_in.is_some();
@@ -170,9 +170,18 @@ impl ThreadSamples {
     fn sampled_until(&self, start: u64, end: &ThreadSample) -> Option<TimeBreakdown> {
         self.read(start, || {
             let cpu = nanos(end.cpu).saturating_sub(get(&self.first_cpu));
-            let run_delay = end.run_delay_nanos().saturating_sub(get(&self.first_run_delay));
+            let run_delay = self.run_delay_at(end);
             self.sum(nanos(end.at), cpu, run_delay)
         })
+    }
+
+    /// Returns the time in the run queue from the first sample that knows it to `sample`.
+    fn run_delay_at(&self, sample: &ThreadSample) -> u64 {
+        match (sample.run_delay, get(&self.first_run_delay)) {
+            (Some(_), UNKNOWN) => 0,
+            (Some(now), first) => nanos(now).saturating_sub(first),
+            (None, _) => get(&self.run_delay),
+        }
     }
 
     /// Returns the time on-CPU and in the run queue since the last sample of the same thread, or
@@ -180,12 +189,14 @@ impl ThreadSamples {
     fn since_last(&self, sample: &ThreadSample) -> [u64; 2] {
         let is_same_thread = get(&self.thread) == u64::from(sample.thread.0.unsigned_abs());
         let since = |now: u64, first: &AtomicU64, since: &AtomicU64| {
-            let last = if is_same_thread { get(first) + get(since) } else { 0 };
-            now.saturating_sub(last)
+            let first = get(first);
+            let is_known = is_same_thread && first != UNKNOWN;
+            now.saturating_sub(if is_known { first + get(since) } else { 0 })
         };
+        let run_delay = sample.run_delay.map_or(0, nanos);
         [
             since(nanos(sample.cpu), &self.first_cpu, &self.cpu),
-            since(sample.run_delay_nanos(), &self.first_run_delay, &self.run_delay),
+            since(run_delay, &self.first_run_delay, &self.run_delay),
         ]
     }
 
@@ -305,6 +316,21 @@ mod tests {
         samples.add(&unknown(40, 8, None));
         let seen = samples.breakdown(7).unwrap();
         assert_eq!((seen.cpu, seen.run_delay, seen.off_cpu()), (millis(5), millis(16), millis(19)));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_for_a_while_is_not_taken_for_a_wait() {
+        let unknown = |at, cpu| ThreadSample { run_delay: None, ..sample(at, cpu, 0, Some(230)) };
+        let samples = ThreadSamples::default();
+        let run_delay = || samples.breakdown(7).unwrap().run_delay;
+        samples.begin(7, &unknown(0, 3));
+        samples.add(&sample(10, 3, 9_000, Some(230)));
+        assert_eq!(run_delay(), millis(0), "since the thread started");
+        samples.add(&sample(20, 3, 9_004, Some(230)));
+        samples.add(&unknown(30, 3));
+        assert_eq!(run_delay(), millis(4));
+        assert_eq!(samples.breakdown_at_end(7, &sample(40, 3, 9_005, None)).run_delay, millis(5));
+        assert_eq!(samples.breakdown_at_end(7, &unknown(40, 3)).run_delay, millis(4));
     }
 
     #[test]

@@ -72,12 +72,13 @@ impl StackSampler {
             }
             // It is in the kernel, and responds when it returns from there.
             _ if self.awaits(target) => return None,
-            _ if self.signal_sampler.is_some() => match self.send_signal(pool, request, target) {
-                Ok(()) => return self.spin(pool, is_running).map(|(_, result)| result),
-                failed => failed,
-            },
-            ThreadState::Running => Err(CaptureFailure::Running),
-            ThreadState::Asleep | ThreadState::Unknown => Err(CaptureFailure::Denied),
+            state => {
+                let sent = self.check_signal(state);
+                match sent.and_then(|()| self.send_signal(pool, request, target)) {
+                    Ok(()) => return self.spin(pool, is_running).map(|(_, result)| result),
+                    failed => failed,
+                }
+            }
         };
         count_failure(pool, result);
         Some(result)
@@ -129,6 +130,21 @@ impl StackSampler {
         }
         count_failure(pool, result);
         Some((id, result))
+    }
+
+    /// Returns why no signal may be sent to a thread. One that may be blocked is interrupted only if
+    /// the kernel never tells where, not if it cannot at the moment.
+    fn check_signal(&self, state: ThreadState) -> CaptureResult {
+        let has_signals = self.signal_sampler.is_some();
+        if state == ThreadState::Running {
+            return if has_signals { Ok(()) } else { Err(CaptureFailure::Running) };
+        }
+        match refusal::of_state() {
+            CaptureFailure::Denied if has_signals => Ok(()),
+            // It is not refused any more. The next scan sees more.
+            CaptureFailure::Ended => Err(CaptureFailure::Torn),
+            refusal => Err(refusal),
+        }
     }
 
     /// Returns whether the response of a thread is pending.

@@ -198,9 +198,9 @@ impl WorkerState {
     pub(super) fn is_beyond_doubt(&self, limits: WorkerLimits, now: u64) -> bool {
         let is_long = match self.samples {
             Some([first, last]) => {
-                let [first_delay, last_delay] =
-                    [first, last].map(|sample| sample.run_delay.unwrap_or_default());
-                let run_delay = last_delay.saturating_sub(first_delay);
+                let known = first.run_delay.zip(last.run_delay);
+                let run_delay =
+                    known.map_or(Duration::ZERO, |(first, last)| last.saturating_sub(first));
                 last.at.saturating_sub(first.at).saturating_sub(run_delay) > limits.batch_time
             }
             None => now.saturating_sub(self.unchanged_since) > limits.batch,
