@@ -13,16 +13,18 @@ use crate::shard::{BOUNDS_NANOS, BUCKETS, HistogramSnapshot};
 #[derive(Debug)]
 pub(super) struct CounterDelta {
     key: Key,
-    /// `None` before the first time.
-    sent: Option<u64>,
+    sent: u64,
+    /// Whether the recorder has the series.
+    is_known: bool,
 }
 
 /// A series that counts seconds, and the part of it that was handed over.
 #[derive(Debug)]
 pub(super) struct SecondsDelta {
     key: Key,
-    /// `None` before the first time.
-    sent: Option<Duration>,
+    sent: Duration,
+    /// Whether the recorder has the series.
+    is_known: bool,
 }
 
 /// A histogram series, and the part of it that was handed over.
@@ -36,24 +38,24 @@ pub(super) struct HistogramDelta {
 
 impl CounterDelta {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: None }
+        Self { key, sent: 0, is_known: false }
     }
 
     /// Takes the key of another series, to which it adds from now on.
     pub(super) fn rename(&mut self, other: Self) {
-        self.key = other.key;
+        (self.key, self.is_known) = (other.key, false);
     }
 
     /// Hands over what was added, the first time and in a full flush even if that is zero.
     pub(super) fn send(&mut self, flush: &Flush<'_>, total: u64) {
-        if self.sent == Some(total) && !flush.is_full {
+        if self.is_known && self.sent == total && !flush.is_full {
             return;
         }
         // Registered each time: a handle that is kept is dead after the exporter's idle timeout, or
         // from the start if there was no recorder when it was created.
         let counter = flush.recorder.register_counter(&self.key, &METADATA);
-        counter.increment(total - self.sent.unwrap_or_default());
-        self.sent = Some(total);
+        counter.increment(total - self.sent);
+        (self.sent, self.is_known) = (total, true);
     }
 }
 
@@ -61,12 +63,12 @@ impl CounterDelta {
 
 impl SecondsDelta {
     pub(super) fn new(key: Key) -> Self {
-        Self { key, sent: None }
+        Self { key, sent: Duration::ZERO, is_known: false }
     }
 
     /// Takes the key of another series, to which it adds from now on.
     pub(super) fn rename(&mut self, other: Self) {
-        self.key = other.key;
+        (self.key, self.is_known) = (other.key, false);
     }
 
     /// Hands over what was added, as [`CounterDelta::send`] does.
@@ -74,12 +76,12 @@ impl SecondsDelta {
     /// A gauge that is incremented: counters of the facade are integers, and whole seconds are too
     /// coarse for rates over a minute. Increments of several monitors add up.
     pub(super) fn send(&mut self, flush: &Flush<'_>, total: Duration) {
-        if self.sent == Some(total) && !flush.is_full {
+        if self.is_known && self.sent == total && !flush.is_full {
             return;
         }
-        let added = total.saturating_sub(self.sent.unwrap_or_default());
+        let added = total.saturating_sub(self.sent);
         flush.recorder.register_gauge(&self.key, &METADATA).increment(added.as_secs_f64());
-        self.sent = Some(total);
+        (self.sent, self.is_known) = (total, true);
     }
 }
 

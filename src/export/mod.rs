@@ -90,40 +90,46 @@ impl Exporter {
             descriptions::describe(recorder);
         }
         self.routes.read(monitor, now);
+        let counts = self.counts(monitor);
         let stalls = OldestStalls::now(monitor);
         self.oldest_requests.update(monitor);
         let requests = &self.oldest_requests;
         self.routes.assign_rows(monitor, &stalls, requests);
         self.routes.send_gauges(&flush, &mut self.gauges, monitor, &stalls, requests);
-        let snapshot = self.runtime_snapshot(monitor, stalls.by_worker);
+        let snapshot = self.runtime_snapshot(monitor, counts, stalls.by_worker);
         self.runtime.send(&flush, &mut self.gauges, &snapshot);
         self.routes.send(&flush, monitor);
+    }
+
+    fn counts(&self, monitor: &MonitorState) -> MonitorCounts {
+        let (suppressed, hook_panics) = {
+            let history = monitor.history.lock();
+            (history.suppressed, history.hook_panics)
+        };
+        MonitorCounts {
+            rescues: monitor.queue.rescues(),
+            suppressed,
+            overflowed: monitor.routes.overflowed(),
+            dropped: monitor.queue.dropped(),
+            hook_panics,
+            captures: monitor.capture_pool.counts(),
+            scans: self.stats.scans(),
+        }
     }
 
     fn runtime_snapshot(
         &self,
         monitor: &MonitorState,
+        counts: MonitorCounts,
         stalled_workers: BTreeMap<usize, Duration>,
     ) -> RuntimeSnapshot {
-        let (suppressed, hook_panics) = {
-            let history = monitor.history.lock();
-            (history.suppressed, history.hook_panics)
-        };
         RuntimeSnapshot {
             metrics: monitor.runtime.metrics(),
             has_ended: monitor.runtime_ended.is_set(),
             lag: self.lag.snapshot(),
             stalled_workers,
             watchdog_late: self.stats.late(),
-            counts: MonitorCounts {
-                rescues: monitor.queue.rescues(),
-                suppressed,
-                overflowed: monitor.routes.overflowed(),
-                dropped: monitor.queue.dropped(),
-                hook_panics,
-                captures: monitor.capture_pool.counts(),
-                scans: self.stats.scans(),
-            },
+            counts,
         }
     }
 }

@@ -112,6 +112,8 @@ impl RoutesExporter {
                 (row != route.row, &mut route.series, monitor.routes.get(row))
             {
                 series.rename(name);
+                // The series begin at zero.
+                route.is_pending = true;
             }
             route.row = row;
         }

@@ -34,10 +34,15 @@ impl SymbolLoop {
         loop {
             // Read before the work: the watchdog has ended then, and captures nothing more.
             let is_closed = self.monitor.queue.is_closed();
+            let used_at = self.used_at;
             while let Some(capture) = self.monitor.capture_pool.next() {
                 self.symbolize(capture);
             }
             self.report_blocking_pool();
+            if self.used_at != used_at {
+                // Reading may have taken longer than it is kept.
+                self.used_at = Instant::now();
+            }
             if is_closed {
                 return;
             }

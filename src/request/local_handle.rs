@@ -9,14 +9,16 @@ use std::sync::{Arc, Weak};
 use crate::routes::RouteId;
 use crate::shard::{RouteCounters, Shard, ThreadCounters};
 use crate::state::MonitorState;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct LocalHandle {
+    /// The id of the thread that may write to the shard and the counters; `NO_OWNER` once they have
+    /// been released. Not the shard's, which may be leased to another thread by then. Relaxed: a
+    /// thread compares only with its own id, which only it stores.
+    owner: AtomicU64,
     shard: Arc<Shard>,
     counters: ThreadCounters,
-    /// Whether the shard has been released, and may be another thread's.
-    released: AtomicBool,
     monitor: Weak<MonitorState>,
 }
 
@@ -42,20 +44,16 @@ fn assign_thread_id() -> u64 {
     THREAD_ID.get()
 }
 
-/// Returns whether this thread owns the shard.
-#[inline(always)]
-pub(super) fn is_current_thread(shard: &Shard) -> bool {
-    shard.is_owned_by(THREAD_ID.get())
-}
-
 impl LocalHandle {
+    const NO_OWNER: u64 = u64::MAX;
+
     /// Leases a shard to this thread.
     #[cold]
     pub(super) fn new(monitor: &Arc<MonitorState>) -> Self {
         Self {
-            shard: monitor.shards.lease(assign_thread_id()),
+            owner: AtomicU64::new(assign_thread_id()),
+            shard: monitor.shards.lease(),
             counters: ThreadCounters::new(monitor.routes.len()),
-            released: AtomicBool::new(false),
             monitor: Arc::downgrade(monitor),
         }
     }
@@ -70,6 +68,12 @@ impl LocalHandle {
     fn create_counters(&self, route: RouteId) -> Arc<RouteCounters> {
         // Nothing reads what is measured for a monitor that is gone.
         self.monitor.upgrade().map_or_else(Arc::default, |monitor| monitor.counters.create(route))
+    }
+
+    /// Returns whether this is the thread that the handle belongs to, and has not been released.
+    #[inline(always)]
+    pub(super) fn is_of_current_thread(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == THREAD_ID.get()
     }
 
     #[inline]
@@ -95,7 +99,7 @@ impl LocalHandle {
     /// Releases the shard and the counters, unless that has been done.
     pub(super) fn release(&self) {
         // Relaxed: the handle is released by its own thread, or by its drop.
-        if self.released.swap(true, Ordering::Relaxed) {
+        if self.owner.swap(Self::NO_OWNER, Ordering::Relaxed) == Self::NO_OWNER {
             return;
         }
         if let Some(monitor) = self.monitor.upgrade() {

@@ -11,7 +11,7 @@ use http_body::{Body, Frame};
 
 use super::answer::is_of_a_route;
 use super::completion::Completion;
-use super::local_handle::{LocalHandle, is_current_thread};
+use super::local_handle::LocalHandle;
 use super::waker::StampedWaker;
 use crate::routes::{MethodLabel, RequestRoute, RouteId, Routes};
 use crate::shard::{RouteCounters, Shard};
@@ -35,7 +35,7 @@ pub(crate) struct RequestRecord {
 pub(crate) struct RequestState {
     /// The shard of the thread that polled the request last.
     pub(super) shard: Arc<Shard>,
-    /// Keeps the shard from being leased to another thread.
+    /// Whose thread may write to the shard and the counters.
     pub(super) local: Arc<LocalHandle>,
     /// The counters of the route in the shard, so that a poll need not look them up.
     pub(super) counters: Arc<RouteCounters>,
@@ -221,7 +221,7 @@ impl RequestState {
 
     #[inline(always)]
     pub(super) fn is_on_current_thread(&self) -> bool {
-        is_current_thread(&self.shard)
+        self.local.is_of_current_thread()
     }
 
     /// Binds the request to the current thread.

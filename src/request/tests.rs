@@ -235,3 +235,29 @@ fn a_subscriber_that_panics_at_a_nested_stall_leaves_the_slot_consistent() {
     outer_poll.end();
     assert!(!shard.current_poll.is_active());
 }
+
+/// The thread that continues the request has the shard of the one that has ended.
+#[test]
+fn a_request_that_outlives_its_thread_is_counted_by_the_next_one() {
+    let (time, monitor) = setup();
+    let start = || {
+        let mut guard = request(&monitor, MethodLabel::HEAD);
+        poll(&mut guard, &time, 1_100);
+        guard
+    };
+    let guard = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    while monitor.shards.leased().count() > 0 {
+        std::thread::yield_now();
+    }
+    let finish = |mut guard: RequestGuard| {
+        drop(request(&monitor, MethodLabel::HEAD));
+        poll(&mut guard, &time, 1_200);
+        guard.end_with_error();
+        // On the record of the other request.
+        drop(request(&monitor, MethodLabel::HEAD));
+    };
+    std::thread::scope(|scope| scope.spawn(|| finish(guard)).join().unwrap());
+    let seen = totals(&monitor);
+    assert_eq!((seen.started, seen.ended(), seen.all_polls().count()), (3, 3, 2));
+    assert_eq!(seen.ended[Outcome::Error as usize], 1);
+}

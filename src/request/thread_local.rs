@@ -113,7 +113,6 @@ impl Drop for LocalEntry {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
-    use super::super::local_handle::is_current_thread;
     use super::*;
     use crate::os::Clock;
     use crate::routes::RouteId;
@@ -148,7 +147,7 @@ mod tests {
             });
             thread.join().unwrap();
         }
-        let first = monitor.shards.lease(1);
+        let first = monitor.shards.lease();
         assert_eq!(monitor.shards.leased().count(), 1, "each thread had the same shard");
         monitor.shards.release(&first);
         let totals = monitor.totals(route);
@@ -164,7 +163,7 @@ mod tests {
                 scope.spawn(|| {
                     let handle = local_handle(&monitor);
                     barrier.wait();
-                    assert!(is_current_thread(handle.shard()));
+                    assert!(handle.is_of_current_thread());
                     assert_eq!(monitor.shards.leased().count(), 4);
                     barrier.wait();
                 });
@@ -197,10 +196,10 @@ mod tests {
         let monitor = monitor();
         let for_thread = Arc::clone(&monitor);
         let ended = std::thread::spawn(move || local_handle(&for_thread)).join().unwrap();
-        assert!(!is_current_thread(ended.shard()));
+        assert!(!ended.is_of_current_thread());
         let current = local_handle(&monitor);
         assert!(Arc::ptr_eq(ended.shard(), current.shard()), "the shard is reused");
-        assert!(is_current_thread(current.shard()));
+        assert!(current.is_of_current_thread());
         drop(ended);
         let for_thread = Arc::clone(&monitor);
         let other =

@@ -155,16 +155,17 @@ impl Routes {
             return id.into();
         }
         let name = label_value(name);
-        if method == MethodLabel::TASK {
-            return self.confirm(method, &name).into();
-        }
         let (known, is_full) = {
             let interned = self.ids.read().unwrap_or_else(PoisonError::into_inner);
             (interned.ids.get(method, &name), interned.confirmed == self.max_routes)
         };
         match known {
             Some(id) if self.is_confirmed(id) => id.into(),
-            _ if is_full => self.overflow(method).into(),
+            _ if is_full => {
+                self.overflowed.fetch_add(1, Ordering::Relaxed);
+                RouteId::overflow(method).into()
+            }
+            _ if method == MethodLabel::TASK => self.confirm(method, &name).into(),
             Some(id) => self.candidate(id),
             None => self.add_candidate(method, &name),
         }
@@ -186,7 +187,7 @@ impl Routes {
             return id;
         }
         if interned.confirmed == self.max_routes {
-            return self.overflow(method);
+            return RouteId::overflow(method);
         }
         let id = known.unwrap_or_else(|| self.intern(&mut interned.ids, method, name));
         interned.confirmed += 1;
@@ -281,11 +282,6 @@ impl Routes {
         let _ = self.routes[id.index()].set(Entry::new(method, name, false));
         ids.insert(method, name, id);
         id
-    }
-
-    fn overflow(&self, method: MethodLabel) -> RouteId {
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
-        RouteId::overflow(method)
     }
 }
 
@@ -382,9 +378,12 @@ mod tests {
         for name in ["/a", "/b", "/c", "/d", "/a"] {
             routes.id(get(), name);
         }
+        assert_eq!(routes.overflowed(), 0, "these were counted elsewhere");
+        let task = routes.of_request(MethodLabel::TASK, Some("import"));
+        assert_eq!(name_of(&routes, task.id), OVERFLOW);
         let overflow = routes.of_request(get(), Some("/e"));
         assert_eq!((name_of(&routes, overflow.id), overflow.candidate), (OVERFLOW, None));
-        assert_eq!(routes.overflowed(), 3);
+        assert_eq!(routes.overflowed(), 2);
         assert_eq!(name_of(&routes, routes.of_request(get(), None).id), UNMATCHED);
     }
 

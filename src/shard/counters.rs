@@ -174,7 +174,7 @@ impl RouteTotals {
     }
 
     pub(crate) fn in_flight(&self) -> u64 {
-        self.started - self.ended()
+        self.started.saturating_sub(self.ended())
     }
 
     /// Returns the polls of both phases.

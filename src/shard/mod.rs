@@ -39,9 +39,6 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shard {
-    /// Id of the owning thread; ids are never reused. Relaxed: a thread compares only with its own
-    /// id, which only it stores.
-    owner: AtomicU64,
     index: usize,
     pub(crate) context: PollContext,
     pub(crate) current_poll: CurrentPoll,
@@ -58,13 +55,10 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    const NO_OWNER: u64 = u64::MAX;
-
-    /// Creates a shard that no thread owns.
+    /// Creates a shard of no thread.
     pub(crate) fn new(index: usize, context: PollContext) -> Self {
         Self {
             index,
-            owner: AtomicU64::new(Self::NO_OWNER),
             context,
             current_poll: CurrentPoll::default(),
             requests_started: AtomicU64::new(0),
@@ -73,16 +67,6 @@ impl Shard {
             tid: AtomicU64::new(0),
             observations: PollObservations::default(),
         }
-    }
-
-    /// Returns whether the thread with this id owns the shard.
-    #[inline(always)]
-    pub(crate) fn is_owned_by(&self, thread_id: u64) -> bool {
-        self.owner.load(Ordering::Relaxed) == thread_id
-    }
-
-    pub(crate) fn set_owner(&self, thread_id: u64) {
-        self.owner.store(thread_id, Ordering::Relaxed);
     }
 
     #[inline]
@@ -134,9 +118,8 @@ impl Shard {
         self.tid.store(u64::try_from(tid.0).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Takes the shard from its owner, which has ended.
-    pub(crate) fn disown(&self) {
-        self.set_owner(Self::NO_OWNER);
+    /// Forgets the thread, which has ended.
+    pub(crate) fn forget_thread(&self) {
         self.set_worker(None);
         self.set_tid(Tid(0));
     }

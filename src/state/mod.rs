@@ -286,11 +286,11 @@ impl MonitorState {
         self.observations(id).find_map(|observations| observations.capture_failure(id.start))
     }
 
-    /// Returns what has been observed of the thread or the worker of a poll.
+    /// Returns what has been observed of the thread or the worker of a poll, which may have ended.
     fn observations(&self, id: PollId) -> impl Iterator<Item = &PollObservations> {
         let measured = self
             .shards
-            .leased()
+            .all()
             .filter(move |shard| shard.poll_id(id.start) == id)
             .map(|shard| &shard.observations);
         let unattributed = self
