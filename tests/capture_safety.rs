@@ -216,32 +216,36 @@ fn monitors_with_and_without_signals_work_while_processes_start() {
 /// machine captured in 3 s, fail 1 run in 500, and 5 of 450, the usual number, never.
 #[test]
 fn few_stacks_are_torn_in_a_storm_of_stalls_and_panics() {
-    let seconds = std::env::var("TOWER_STALL_STORM_SECONDS")
-        .ok()
-        .and_then(|seconds| seconds.parse().ok())
-        .unwrap_or(3);
-    let runtime = runtime(3);
-    let builder = support::builder()
-        .runtime(runtime.handle().clone())
-        .stack_signals(true)
-        .reports_per_minute(0);
-    let monitor = builder.spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let tasks: Vec<_> =
-        (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
-    tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
-    let captures = |result| scrape().sum("tower_stall_stack_captures_total", &[("result", result)]);
-    eventually("some were captured", || captures("captured") > 0.0);
-    let (captured, timeout) = (captures("captured"), captures("timeout"));
-    let (torn, inconsistent) = (captures("torn"), captures("inconsistent"));
-    let torn = torn + inconsistent;
-    println!(
-        "captured {captured}, torn {torn}, of these inconsistent {inconsistent}, timeout {timeout}, \
-         running {}",
-        captures("running")
-    );
-    // A thread that gets no core within 100 ms does not respond, which is not counted as torn.
-    assert!(captured / (captured + torn) >= 0.99, "{torn} of {captured} were torn");
+    // The counts are those of all monitors of the process.
+    support::in_own_process(|| {
+        let seconds = std::env::var("TOWER_STALL_STORM_SECONDS")
+            .ok()
+            .and_then(|seconds| seconds.parse().ok())
+            .unwrap_or(3);
+        let runtime = runtime(3);
+        let builder = support::builder()
+            .runtime(runtime.handle().clone())
+            .stack_signals(true)
+            .reports_per_minute(0);
+        let monitor = builder.spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let tasks: Vec<_> =
+            (0..16).map(|number| runtime.spawn(storm(monitor.clone(), number, end))).collect();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
+        let captures =
+            |result| scrape().sum("tower_stall_stack_captures_total", &[("result", result)]);
+        eventually("some were captured", || captures("captured") > 0.0);
+        let (captured, timeout) = (captures("captured"), captures("timeout"));
+        let (torn, inconsistent) = (captures("torn"), captures("inconsistent"));
+        let torn = torn + inconsistent;
+        println!(
+            "captured {captured}, torn {torn}, of these inconsistent {inconsistent}, timeout {timeout}, \
+             running {}",
+            captures("running")
+        );
+        // A thread that gets no core within 100 ms does not respond, which is not counted as torn.
+        assert!(captured / (captured + torn) >= 0.99, "{torn} of {captured} were torn");
+    });
 }
 
 async fn storm(monitor: StallMonitor, number: u64, end: Instant) {
