@@ -40,6 +40,16 @@ fn waiting(monitor: &StallMonitor, wakers: &Wakers) -> Waiting {
     BoxService::new(monitor.layer().layer(service))
 }
 
+/// Answers a request at once, after which the path has a row. That is a call and a poll.
+fn answer(monitor: &StallMonitor, path: &str) {
+    let answer = |_: Request<()>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new())))
+    };
+    let mut service = monitor.layer().layer(service_fn(answer));
+    let mut call = pin!(service.call(get(path)));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+}
+
 fn latencies(route: &str) -> (f64, f64) {
     let labels = [("method", "GET"), ("route", route)];
     let scrape = scrape();
@@ -48,7 +58,9 @@ fn latencies(route: &str) -> (f64, f64) {
     (series("count"), series("sum"))
 }
 
+/// Waits for polls of the test, beside those of `answer`.
 fn wait_for_polls(route: &str, polls: f64) {
+    let polls = polls + 2.0;
     let labels = [("method", "GET"), ("route", route)];
     eventually("all polls are in the text", || {
         scrape().sum("tower_stall_poll_duration_seconds_count", &labels) >= polls
@@ -59,6 +71,8 @@ fn wait_for_polls(route: &str, polls: f64) {
 #[tokio::test]
 async fn requests_of_one_task_have_separate_latencies() {
     let monitor = by_path().spawn().unwrap();
+    answer(&monitor, "/latency/woken");
+    answer(&monitor, "/latency/other");
     let wakers = Wakers::default();
     let mut service = waiting(&monitor, &wakers);
     let (mut woken, mut other) =
@@ -82,6 +96,7 @@ async fn requests_of_one_task_have_separate_latencies() {
 #[tokio::test]
 async fn a_request_woken_behind_a_blocking_task_is_late() {
     let monitor = by_path().spawn().unwrap();
+    answer(&monitor, "/latency/victim");
     let wakers = Wakers::default();
     let mut service = waiting(&monitor, &wakers);
     let victim = tokio::spawn({
@@ -104,6 +119,7 @@ async fn a_request_woken_behind_a_blocking_task_is_late() {
 #[tokio::test]
 async fn the_rest_of_a_poll_adds_no_latency() {
     let monitor = by_path().spawn().unwrap();
+    answer(&monitor, "/latency/self");
     let mut service = monitor.layer().layer(service_fn(|_: Request<()>| {
         let mut waited = false;
         poll_fn(move |cx| {
@@ -129,6 +145,7 @@ async fn the_rest_of_a_poll_adds_no_latency() {
 #[tokio::test]
 async fn a_request_that_is_never_woken_has_no_latency() {
     let monitor = by_path().spawn().unwrap();
+    answer(&monitor, "/latency/never");
     let mut service = monitor
         .layer()
         .layer(service_fn(|_: Request<()>| pending::<Result<Response<String>, Infallible>>()));
