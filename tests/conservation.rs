@@ -14,7 +14,7 @@ use std::thread;
 
 use http::{Request, Response};
 use http_body::Body;
-use support::{SCRIPTED, Script, Step, by_path, eventually, get, scrape, stats};
+use support::{Random, SCRIPTED, Script, Step, by_path, eventually, get, scrape, stats};
 use tower::{Layer, Service, service_fn};
 use tower_stall::{StallBody, StallFuture, StallService};
 
@@ -92,19 +92,10 @@ impl Fate {
     }
 }
 
-/// A pseudo-random sequence (xorshift), the same in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn plan(&mut self) -> Plan {
-        Plan { waits: self.below(4), fate: Fate::ALL[self.below(Fate::ALL.len() as u64) as usize] }
+impl Plan {
+    fn any(random: &mut Random) -> Self {
+        let fate = Fate::ALL[random.below(Fate::ALL.len() as u64) as usize];
+        Self { waits: random.below(4), fate }
     }
 }
 
@@ -157,7 +148,7 @@ fn drive(
 ) -> Outcomes {
     let mut started = Outcomes::new();
     for _ in 0..REQUESTS / THREADS {
-        let plan = random.plan();
+        let plan = Plan::any(&mut random);
         *started.entry(plan.fate.outcome()).or_default() += 1;
         let request = get(PATH).map(|()| plan);
         let Ok(future) = catch_unwind(AssertUnwindSafe(|| service.call(request))) else { continue };
@@ -230,13 +221,11 @@ async fn every_request_has_ended_or_is_in_flight() {
     let shared = Mutex::default();
     let mut expected = Outcomes::from([("2xx", 1)]);
     thread::scope(|scope| {
-        let thread = |seed| {
+        let thread = |number| {
             let (service, shared) = (service.clone(), &shared);
-            scope.spawn(move || drive(service, Random(seed), shared))
+            scope.spawn(move || drive(service, Random::new(number), shared))
         };
-        let threads: Vec<_> = (1..=THREADS)
-            .map(|seed| thread(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed)))
-            .collect();
+        let threads: Vec<_> = (1..=THREADS).map(thread).collect();
         let counts: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
         for (outcome, count) in counts.into_iter().flat_map(Result::unwrap) {
             *expected.entry(outcome).or_default() += count;

@@ -24,7 +24,7 @@ use http::StatusCode;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_stall::StallMonitor;
 
-use self::support::{DEADLINE, eventually, http_get, in_own_process, runtime, scrape};
+use self::support::{DEADLINE, Random, eventually, http_get, in_own_process, runtime, scrape};
 
 const CLIENTS: u64 = 4;
 const PANIC: &str = "a panic of the soak test";
@@ -44,18 +44,6 @@ struct Counts {
 
 fn seconds() -> u64 {
     std::env::var("TOWER_STALL_SOAK_SECONDS").map_or(6, |seconds| seconds.parse().unwrap())
-}
-
-/// A pseudo-random sequence (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 // === The service ===
@@ -257,7 +245,7 @@ fn a_service_under_faults_loses_no_request_and_does_not_grow() {
         let mut memory = Vec::new();
         thread::scope(|scope| {
             for client in 1..=CLIENTS {
-                let random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(client));
+                let random = Random::new(client);
                 let is_over = &is_over;
                 scope.spawn(move || send_requests(addr, random, is_over));
             }

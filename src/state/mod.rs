@@ -338,4 +338,14 @@ pub(crate) mod tests {
         };
         Arc::new(MonitorState::new(clock, runtime.handle().clone(), options))
     }
+
+    #[test]
+    fn the_reason_for_no_stack_is_found_after_the_thread_has_ended() {
+        let monitor = state(Clock::new());
+        let shard = monitor.shards.lease();
+        let id = shard.poll_id(7);
+        monitor.shards.release(&shard);
+        monitor.set_capture_failure(id, CaptureFailure::TooLarge);
+        assert_eq!(monitor.capture_failure(id), Some(CaptureFailure::TooLarge));
+    }
 }

@@ -7,6 +7,7 @@ mod http;
 mod metrics;
 mod monitors;
 mod process;
+mod random;
 mod scrape;
 mod subscriber;
 mod waiting;
@@ -19,6 +20,7 @@ pub(crate) use self::monitors::{
     builder_for, current_thread_runtime, ended, in_flight, in_progress, monitor_for, runtime, stats,
 };
 pub(crate) use self::process::{child_command, in_own_process, is_child};
+pub(crate) use self::random::Random;
 pub(crate) use self::scrape::Scrape;
 pub(crate) use self::subscriber::PanickingSubscriber;
 pub(crate) use self::waiting::{DEADLINE, eventually, eventually_async, holds_for, poll_until};
