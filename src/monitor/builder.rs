@@ -118,8 +118,8 @@ impl StallMonitorBuilder {
 
     /// Sets the maximum number of distinct (method, route) pairs. **Defaults to** 512.
     ///
-    /// A pair counts from the first answer that only the code of a route gives, so that clients
-    /// cannot use up the number; see [cardinality](crate::guide::metrics#cardinality).
+    /// A pair counts from the first answer that only the code of a route gives, not one that routers
+    /// give by themselves; see [cardinality](crate::guide::metrics#cardinality).
     ///
     /// [`spawn`](Self::spawn) rejects a number that is not between 1 and 16384.
     ///

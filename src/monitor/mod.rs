@@ -199,7 +199,8 @@ impl StallMonitor {
 
     /// Returns the statistics of the routes that have had requests or stalls: first those that are
     /// `unmatched`, `overflow` and `unattributed`, then the others in the order of their first
-    /// request.
+    /// request. A route without an answer is part of `unmatched`; see
+    /// [cardinality](crate::guide::metrics#cardinality).
     ///
     /// Reads the counters of each thread; takes about a microsecond per route and thread.
     ///

@@ -45,8 +45,8 @@ pub(super) struct ThreadSamples {
     /// one.
     cpu_before: AtomicU64,
     run_delay_before: AtomicU64,
-    /// The time between samples that both found the thread runnable, in which it did not run; if the
-    /// kernel does not tell of the run queue, the part of that time in which it did not run.
+    /// The time between two samples that both found the thread runnable, in which it was not on-CPU:
+    /// with the kernel's statistics of the run queue, only if it did not run at all between them.
     runnable: AtomicU64,
     /// The time since the thread last ran, as far as it was runnable, for which the kernel does not
     /// account yet.

@@ -1,7 +1,7 @@
 //! The shards of one monitor.
 //!
-//! Shards are never removed. When a thread ends, its shard goes to the next new thread. What is not
-//! leased to a thread is not looked at.
+//! Shards are never removed. When a thread ends, its shard goes to the next new thread. Scans look
+//! only at those that are leased to a thread.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -6,15 +6,20 @@
 //! as done. The watchdog polls for the copy, or cancels the request; a signal that arrives late
 //! finds its request gone and writes nothing. There is at most one request in the process.
 //!
+//! Where the kernel refuses signals with a payload, as a seccomp filter may, one without a payload is
+//! sent, and is for the request to the thread that it arrives at, if there is one. Should it have been
+//! sent for an earlier request to that thread, or by other code of the process, the sample is as true.
+//!
 //! # Why the handler may run anywhere
 //!
 //! It may interrupt any code at any instruction: in the allocator, while a lock is held, in the
 //! middle of a panic. So it uses nothing that such code can leave half done:
 //!
 //! - It does not allocate, takes no lock in user space, and waits for no other thread. It calls
-//!   `gettid`, `getpid`, `clock_gettime` and `process_vm_readv`, and, for signals that are not
-//!   ours, the handler that was installed before.
-//! - The stack is copied by a raw system call, `process_vm_readv` on this process. The kernel
+//!   `gettid`, `getpid`, `clock_gettime` and `process_vm_readv`, or `pread` in place of the latter,
+//!   and, for signals that are not ours, the handler that was installed before.
+//! - The stack is copied by a system call: `process_vm_readv` on this process, or where that is
+//!   refused, `pread` of `/proc/self/mem`, which the watchdog has opened. The kernel
 //!   validates the range: an unmapped page ends the copy, and is not a fault. So the stack pointer
 //!   may be anything, such as that of a coroutine or of another handler's alternate stack. For the
 //!   same reason [`SignalSampler::request`] is a safe function: outside the kernel, no memory is
@@ -32,7 +37,8 @@
 //! # Sharing the signal
 //!
 //! SIGURG is ignored by default, so a signal that arrives after our handler is gone does no harm.
-//! Signals that are not ours are forwarded to the previously installed handler. A handler installed
+//! Signals that are not ours are forwarded to the previously installed handler; of those without a
+//! payload, one that arrives while a request waits for it is taken for ours. A handler installed
 //! after ours may or may not forward ours; if it does not, requests are not fulfilled, and nothing
 //! worse happens. A child of `fork` inherits the handler but not the watchdog, so no samples are
 //! requested there.
