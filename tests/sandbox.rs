@@ -129,6 +129,7 @@ fn compute() {
 #[track_caller]
 fn assert_causes([sleeps, computes]: &[Stall; 2]) {
     assert_eq!(sleeps.cause(), Cause::Blocked, "{sleeps}");
+    assert_eq!(sleeps.detail(), None, "a call that is not known is no page fault");
     assert_eq!(computes.cause(), Cause::Cpu, "{computes}");
 }
 

@@ -331,6 +331,9 @@ mod tests {
         assert_eq!(run_delay(), millis(4));
         assert_eq!(samples.breakdown_at_end(7, &sample(40, 3, 9_005, None)).run_delay, millis(5));
         assert_eq!(samples.breakdown_at_end(7, &unknown(40, 3)).run_delay, millis(4));
+        samples.begin(8, &unknown(50, 3));
+        let known_at_end = sample(60, 3, 9_006, None);
+        assert_eq!(samples.breakdown_at_end(8, &known_at_end).run_delay, millis(0));
     }
 
     #[test]
