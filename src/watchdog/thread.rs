@@ -38,6 +38,8 @@ struct Scan {
     /// The sum of the shards' activity.
     activity: u64,
     is_polling: bool,
+    /// Whether a worker runs unmeasured code.
+    is_worker_busy: bool,
     has_suspects: bool,
     stalls_in_progress: usize,
     /// When the next poll becomes a stall.
@@ -122,7 +124,7 @@ impl Watchdog {
             self.inspector.inspect(shard, poll, age);
         }
         let workers = self.workers.scan(&mut self.inspector);
-        scan.is_polling |= workers.is_busy;
+        scan.is_worker_busy = workers.is_busy;
         scan.has_suspects |= workers.is_suspect;
         scan.stalls_in_progress = monitor.stalls_in_progress().count();
         scan
@@ -131,7 +133,11 @@ impl Watchdog {
     fn update_mode(&mut self, scan: &Scan, now: u64) {
         let notifier = &self.monitor.notifier;
         let was_notified = self.mode != Mode::Active && !notifier.is_armed();
-        if was_notified || scan.is_polling || scan.activity != self.last_scan.activity {
+        if was_notified
+            || scan.is_polling
+            || scan.activity != self.last_scan.activity
+            || self.is_worker_still_busy(scan)
+        {
             self.active_at = now;
         }
         let is_quiet = self.has_elapsed(self.active_at, IDLE_AFTER, now);
@@ -141,6 +147,12 @@ impl Watchdog {
             Mode::Arming => notifier.arm(),
             Mode::Idle => {}
         }
+    }
+
+    /// Returns whether two scans in a row found a worker busy. One may have met a short task that a
+    /// timer has woken, such as the lag probe, which must not wake an idle watchdog for long.
+    fn is_worker_still_busy(&self, scan: &Scan) -> bool {
+        scan.is_worker_busy && self.last_scan.is_worker_busy
     }
 
     /// Asks for a flush of the counters if one is due, or if a stall has begun, and for the
@@ -169,7 +181,7 @@ impl Watchdog {
 
     /// Returns the pause until the next scan.
     fn pause(&self) -> Duration {
-        if self.mode == Mode::Idle {
+        if self.mode == Mode::Idle && !self.last_scan.is_worker_busy {
             return IDLE_PERIOD;
         }
         let (clock, threshold) = (&self.monitor.clock, self.monitor.threshold());
@@ -186,6 +198,7 @@ impl Scan {
     const EMPTY: Self = Self {
         activity: 0,
         is_polling: false,
+        is_worker_busy: false,
         has_suspects: false,
         stalls_in_progress: 0,
         next_stall: u64::MAX,
@@ -286,6 +299,23 @@ mod tests {
         assert!(!driven.monitor.notifier.is_armed(), "the poll has notified the watchdog");
         driven.run_after(1);
         assert_eq!(driven.watchdog.mode, Mode::Active);
+    }
+
+    #[test]
+    fn only_a_worker_that_two_scans_find_busy_ends_the_idle_mode() {
+        let mut driven = Driven::new();
+        driven.run_after(100);
+        driven.run_after(5);
+        assert_eq!(driven.watchdog.mode, Mode::Idle);
+        let busy = Scan { is_worker_busy: true, ..driven.watchdog.last_scan };
+        let mut find_busy = |expected| {
+            let now = driven.monitor.clock.now();
+            driven.watchdog.update_mode(&busy, now);
+            driven.watchdog.last_scan = busy;
+            assert_eq!((driven.watchdog.mode, driven.watchdog.pause()), (expected, MAX_PERIOD));
+        };
+        find_busy(Mode::Idle);
+        find_busy(Mode::Active);
     }
 
     #[test]
