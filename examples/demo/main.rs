@@ -81,7 +81,7 @@ fn create(path: &Path) -> Result<File, String> {
 /// Treats a closed stdout, as after `| head`, as success.
 fn exit_code(result: Result<(), BoxError>) -> ExitCode {
     match result {
-        Err(error) if !is_broken_pipe(&*error) => fail(&*error, 1),
+        Err(error) if !is_broken_pipe(&*error) => fail(&error, 1),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -1,7 +1,8 @@
 use std::arch::asm;
 use std::ffi::c_void;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::stacks::linux::signal::signal_sample::GeneralRegisters;
@@ -293,7 +294,7 @@ fn two_samplers_never_have_a_request_at_the_same_time() {
 fn a_read_is_restarted_after_the_signal() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
-    let (reader, writer) = io::pipe().unwrap();
+    let (reader, writer) = UnixStream::pair().unwrap();
     let (sender, result) = mpsc::channel();
     let target = TestThread::spawn(
         || (),
