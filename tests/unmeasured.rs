@@ -16,7 +16,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use self::support::{
     builder_for, current_thread_runtime, ended, eventually, in_own_process, in_progress,
-    install_recorder, monitor_for, runtime, scrape, stats,
+    install_recorder, monitor_for, runtime, scrape, stats, tokio_tells_the_worker,
+    wait_until_workers_are_known,
 };
 
 const BLOCK: Duration = Duration::from_millis(100);
@@ -79,6 +80,7 @@ fn the_first_stall_of_a_process_is_reported_with_its_line() {
     in_own_process(|| {
         let runtime = runtime(4);
         let monitor = monitor_for(&runtime);
+        wait_until_workers_are_known(&runtime, &monitor);
         let line = line!() + 1;
         let sleep = async { thread::sleep(Duration::from_millis(600)) };
         runtime.block_on(runtime.spawn(sleep)).unwrap();
@@ -96,6 +98,10 @@ fn the_first_stall_of_a_process_is_reported_with_its_line() {
 
 #[test]
 fn a_poll_whose_worker_nobody_takes_over_is_a_stall() {
+    if !tokio_tells_the_worker() {
+        // The third thread blocks at once, before anything shows which worker it has taken over.
+        return;
+    }
     // Two workers, and no thread beside them.
     let runtime = small_pool_runtime(2, 1);
     let monitor = monitor_for(&runtime);

@@ -16,7 +16,7 @@ use tower_stall::{Phase, Stall, StallMonitor};
 
 use self::support::{
     DEADLINE, builder_for, current_thread_runtime, ended, eventually, in_own_process, in_progress,
-    monitor_for, runtime,
+    monitor_for, runtime, wait_until_workers_are_known,
 };
 
 /// Blocks as many workers, each in a task, until the returned sender is dropped.
@@ -63,6 +63,7 @@ fn a_stall_of_one_worker_of_many_is_seen_while_in_progress() {
 fn stalls_of_all_workers_are_seen_at_once() {
     let runtime = runtime(2);
     let monitor = monitor_for(&runtime);
+    wait_until_workers_are_known(&runtime, &monitor);
     let release = block(&runtime, &monitor, 2);
     eventually("two stalls are in progress", || in_progress(&monitor).len() == 2);
     let mut workers: Vec<_> =
@@ -70,7 +71,9 @@ fn stalls_of_all_workers_are_seen_at_once() {
     workers.sort_unstable();
     assert_eq!(workers, [0, 1]);
     drop(release);
-    eventually("both have ended", || ended(&monitor).len() == 2);
+    let is_of_block = |stall: &Stall| stall.route() == "block";
+    let both = || ended(&monitor).into_iter().filter(is_of_block).count() == 2;
+    eventually("both have ended", both);
 }
 
 #[test]

@@ -31,22 +31,24 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
         return;
     }
     let (shard, observations) = (&state.shard, &state.shard.observations);
-    let worker = monitor.current_worker();
+    let worker = monitor.current_worker(shard);
+    let has_left_worker = monitor.has_left_unknown_worker(shard);
     let breakdown = read_breakdown(shard, &monitor, start, end).map(|breakdown| TimeBreakdown {
         // The counters of a worker that is not this thread say nothing about the poll.
-        handed_off: breakdown.handed_off && worker == shard.worker(),
+        handed_off: (breakdown.handed_off && worker == shard.worker()) || has_left_worker,
         ..breakdown
     });
     // Once handed off, another thread is that worker.
     let has_worker = breakdown.is_none_or(|breakdown| !breakdown.handed_off);
     monitor.set_worker(shard, worker.filter(|_| has_worker));
+    shard.set_unknown_worker(shard.is_unknown_worker() && !has_left_worker);
     let stall = StallMessage {
         id: shard.poll_id(start),
         poll: PollInfo { route: state.route, phase, start, span: state.span, stack_mark: 0 },
         ticks,
         threshold: shard.context.thresholds.stall(),
         worker,
-        on_worker: is_on_worker(),
+        on_worker: is_on_worker(shard),
         in_flight: monitor.other_requests_in_flight(state.route),
         io_starved: observations.is_starved(start),
         rescued: observations.is_rescued(start),

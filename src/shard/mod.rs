@@ -33,7 +33,7 @@ pub(crate) use self::time_breakdown::TimeBreakdown;
 use self::current_poll::CurrentPoll;
 use self::histogram::add;
 use crate::os::Tid;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The state that one thread writes, together with everything else that its polls read.
 #[derive(Debug)]
@@ -48,6 +48,9 @@ pub(crate) struct Shard {
     /// Index of the worker in the watched runtime plus one; 0 for other threads. Relaxed: no other
     /// memory belongs to it.
     worker: AtomicU64,
+    /// Whether the thread is a worker of the watched runtime, though it is not known which. Relaxed:
+    /// no other memory belongs to it.
+    is_unknown_worker: AtomicBool,
     /// The kernel's id of the owning thread; 0 while the shard is free. Relaxed: no other memory
     /// belongs to it, and a reader that finds the last owner's corrects itself at the next scan.
     tid: AtomicU64,
@@ -64,6 +67,7 @@ impl Shard {
             requests_started: AtomicU64::new(0),
             requests_ended: AtomicU64::new(0),
             worker: AtomicU64::new(0),
+            is_unknown_worker: AtomicBool::new(false),
             tid: AtomicU64::new(0),
             observations: PollObservations::default(),
         }
@@ -103,6 +107,14 @@ impl Shard {
         self.worker.store(worker.map_or(0, |index| index as u64 + 1), Ordering::Relaxed);
     }
 
+    pub(crate) fn is_unknown_worker(&self) -> bool {
+        self.is_unknown_worker.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unknown_worker(&self, is_unknown: bool) {
+        self.is_unknown_worker.store(is_unknown, Ordering::Relaxed);
+    }
+
     /// Returns the id of the poll in this shard that began at `start`.
     pub(crate) fn poll_id(&self, start: u64) -> PollId {
         PollId { shard: std::ptr::from_ref(self).addr(), start }
@@ -121,6 +133,7 @@ impl Shard {
     /// Forgets the thread, which has ended.
     pub(crate) fn forget_thread(&self) {
         self.set_worker(None);
+        self.set_unknown_worker(false);
         self.set_tid(Tid(0));
     }
 }

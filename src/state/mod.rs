@@ -16,6 +16,8 @@ mod stall_in_progress;
 mod thread_permit;
 mod token_bucket;
 mod watchdog_delays;
+mod worker_counters;
+mod worker_index;
 mod worker_threads;
 
 use std::collections::HashMap;
@@ -34,7 +36,9 @@ pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::thread_permit::ThreadPermit;
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
-pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads, is_on_worker};
+pub(crate) use self::worker_counters::{is_parked, worker_counters};
+pub(crate) use self::worker_index::{AllCounters, is_on_worker};
+pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads};
 
 use self::counters_by_route::CountersByRoute;
 use self::flag::Flag;
@@ -42,7 +46,6 @@ use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::shards::Shards;
-use self::worker_threads::current_worker;
 use crate::os::{Clock, Tid};
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
@@ -146,15 +149,20 @@ impl MonitorState {
     /// Records in a shard which worker of the watched runtime the current thread is, and returns
     /// it.
     pub(crate) fn update_worker_index(&self, shard: &Shard) -> Option<usize> {
-        let worker = self.current_worker();
-        self.set_worker(shard, worker);
-        worker
+        self.update_worker_index_since(shard, None)
     }
 
-    /// Returns which worker of the watched runtime the current thread is, according to tokio. After
-    /// `block_in_place`, it still is the one that it has handed off until the poll ends.
-    pub(crate) fn current_worker(&self) -> Option<usize> {
-        current_worker(&self.runtime)
+    /// Does the same on a thread that has polled a whole batch of tasks since these counters were
+    /// read.
+    pub(crate) fn update_worker_index_since(
+        &self,
+        shard: &Shard,
+        before: Option<&AllCounters>,
+    ) -> Option<usize> {
+        let worker = self.current_worker_since(shard, before);
+        self.set_worker(shard, worker);
+        shard.set_unknown_worker(worker.is_none() && self.is_on_unknown_worker());
+        worker
     }
 
     /// Records in the current thread's shard which worker it is.
@@ -322,11 +330,22 @@ impl fmt::Debug for MonitorState {
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 pub(crate) mod tests {
+    use tokio::runtime::Runtime;
+
     use super::*;
 
     /// Creates the state of a monitor on a runtime that does not run.
     pub(crate) fn state(clock: Clock) -> Arc<MonitorState> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        new_state(clock, &runtime)
+    }
+
+    /// Creates the state of a monitor on a runtime.
+    pub(crate) fn state_of(runtime: &Runtime) -> Arc<MonitorState> {
+        new_state(Clock::new(), runtime)
+    }
+
+    fn new_state(clock: Clock, runtime: &Runtime) -> Arc<MonitorState> {
         let options = Options {
             runtime_name: "test".into(),
             max_routes: 8,

@@ -3,8 +3,6 @@
 //! Tokio moves a worker to another thread when a task calls `block_in_place`, without notice.
 //! So a thread that has been seen as a worker keeps that role only until there is evidence against it.
 
-use tokio::runtime::Handle;
-
 use crate::os::Tid;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -43,6 +41,13 @@ impl WorkerThreads {
     /// Returns the thread that runs a worker, if it is known.
     pub(crate) fn thread(&self, worker: usize) -> Option<Tid> {
         tid(&self.0.get(worker)?.tid)
+    }
+
+    /// Returns the worker that a thread runs, if it is known.
+    pub(super) fn worker(&self, thread: Tid) -> Option<usize> {
+        let known = bits(thread);
+        (known != 0).then_some(())?;
+        self.0.iter().position(|entry| entry.tid.load(Ordering::Relaxed) == known)
     }
 
     /// Returns whether another thread has been seen as a worker since `start`, at which `thread` was
@@ -123,18 +128,6 @@ fn tid(word: &AtomicU64) -> Option<Tid> {
 
 fn bits(thread: Tid) -> u64 {
     u64::try_from(thread.0).unwrap_or(0)
-}
-
-/// Returns whether the current thread is a worker, of whichever runtime. Others, such as the threads
-/// of the blocking pool, delay no task by a long poll.
-pub(crate) fn is_on_worker() -> bool {
-    tokio::runtime::worker_index().is_some()
-}
-
-/// Returns the index of the worker of `runtime` that the current thread is, if it is one.
-pub(super) fn current_worker(runtime: &Handle) -> Option<usize> {
-    let is_of_runtime = Handle::try_current().is_ok_and(|current| current.id() == runtime.id());
-    is_of_runtime.then(tokio::runtime::worker_index).flatten()
 }
 
 #[cfg(not(tower_stall_loom))]

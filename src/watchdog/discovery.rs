@@ -1,10 +1,12 @@
 //! Finds out which thread runs which worker, by small tasks on them.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use super::worker_state::POLLS_PER_BATCH;
 use crate::request::local_handle;
-use crate::state::MonitorState;
+use crate::state::{AllCounters, MonitorState};
 
 /// The rounds in which workers are discovered: all of the first two seconds, then one a second.
 const FIRST_ROUNDS: u32 = 16;
@@ -30,7 +32,9 @@ pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32, is_idle:
         let monitor = Arc::clone(monitor);
         let _detached = tokio::spawn(async move {
             for wake in 1..=wakes {
-                record_own_poll(&monitor);
+                if record_own_poll(&monitor) == OwnPoll::UnknownWorker {
+                    observe_batch(&monitor).await;
+                }
                 if wake == wakes || monitor.worker_threads.unknown() == 0 {
                     break;
                 }
@@ -40,10 +44,36 @@ pub(crate) fn discover_workers(monitor: &Arc<MonitorState>, round: u32, is_idle:
     }
 }
 
+/// On which thread a task of the monitor was polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnPoll {
+    Other,
+    /// A worker of the watched runtime, though it is not known which.
+    UnknownWorker,
+}
+
 /// Records that a task of the monitor is polled on the current thread, which may be a worker.
-pub(super) fn record_own_poll(monitor: &Arc<MonitorState>) {
+pub(super) fn record_own_poll(monitor: &Arc<MonitorState>) -> OwnPoll {
+    record_own_poll_since(monitor, None)
+}
+
+fn record_own_poll_since(monitor: &Arc<MonitorState>, before: Option<&AllCounters>) -> OwnPoll {
     let handle = local_handle(monitor);
-    if let Some(worker) = monitor.update_worker_index(handle.shard()) {
+    if let Some(worker) = monitor.update_worker_index_since(handle.shard(), before) {
         monitor.worker_threads.count_own_poll(worker);
     }
+    if handle.shard().is_unknown_worker() { OwnPoll::UnknownWorker } else { OwnPoll::Other }
+}
+
+/// Has the current thread poll so many tasks that its worker must count something, which tells it
+/// from a worker that is occupied.
+async fn observe_batch(monitor: &Arc<MonitorState>) {
+    let (thread, before) = (thread::current().id(), monitor.worker_counters());
+    for _ in 0..=POLLS_PER_BATCH {
+        tokio::task::yield_now().await;
+        if thread::current().id() != thread {
+            return;
+        }
+    }
+    record_own_poll_since(monitor, Some(&before));
 }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use tokio::runtime::RuntimeMetrics;
 
 use super::timing::{FIRST_REPORT_AGE, MAX_CAPTURE_INTERVAL, MAX_PERIOD, SUSPECT_AGE};
-use super::worker_counters::worker_counters;
 use super::worker_state::{WorkerSample, batch};
 use crate::os::{self, SchedStat, ThreadState, Tid};
 use crate::routes::Routes;
 use crate::shard::{PollInfo, Shard, ThreadSample};
 use crate::stacks::{CaptureFailure, CaptureRequest, StackSampler, TargetThread};
-use crate::state::{MonitorState, StallInProgress};
+use crate::state::{MonitorState, StallInProgress, worker_counters};
 
 pub(super) struct PollInspector {
     monitor: Arc<MonitorState>,

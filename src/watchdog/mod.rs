@@ -11,7 +11,7 @@ mod self_check;
 mod stats;
 mod thread;
 mod timing;
-mod worker_counters;
+mod worker_elimination;
 mod worker_search;
 mod worker_state;
 mod workers;

@@ -7,16 +7,17 @@ use tokio::runtime::{RuntimeFlavor, RuntimeMetrics};
 
 use super::inspector::{PollInspector, SampledThread};
 use super::timing::SUSPECT_AGE;
-use super::worker_counters::{is_parked, worker_counters};
+use super::worker_elimination::CounterChanges;
 use super::worker_state::{Progress, Transition, WorkerActivity, WorkerLimits, WorkerState};
 use crate::os::Tid;
 use crate::shard::Shard;
-use crate::state::{MonitorState, StallInProgress, UnattributedPoll};
+use crate::state::{MonitorState, StallInProgress, UnattributedPoll, is_parked, worker_counters};
 
 pub(super) struct WorkerTracker {
     monitor: Arc<MonitorState>,
     metrics: RuntimeMetrics,
     states: Box<[WorkerState]>,
+    counter_changes: CounterChanges,
     /// Whether the runtime runs only while a thread drives it, which may also do something else.
     is_current_thread: bool,
 }
@@ -43,9 +44,11 @@ struct WorkerScan {
 impl WorkerTracker {
     pub(super) fn new(monitor: Arc<MonitorState>) -> Self {
         let metrics = monitor.runtime.metrics();
-        let states = vec![WorkerState::default(); monitor.unattributed.len()].into();
+        let workers = monitor.unattributed.len();
+        let states = vec![WorkerState::default(); workers].into();
+        let counter_changes = CounterChanges::new(workers);
         let is_current_thread = monitor.runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
-        Self { monitor, metrics, states, is_current_thread }
+        Self { monitor, metrics, states, counter_changes, is_current_thread }
     }
 
     pub(super) fn scan(&mut self, inspector: &mut PollInspector) -> WorkersScan {
@@ -65,6 +68,7 @@ impl WorkerTracker {
         let mut found = WorkersScan::default();
         for (worker, unattributed) in monitor.unattributed.iter().enumerate() {
             let Some(counters) = worker_counters(&self.metrics, worker) else { continue };
+            self.counter_changes.record(worker, counters);
             let Some(state) = self.states.get_mut(worker) else { continue };
             let scan = WorkerScan::new(&monitor, worker, counters);
             let is_idle_or_measured = counters[0] % 2 == 1 || scan.is_measured;
@@ -101,7 +105,25 @@ impl WorkerTracker {
                 }
             }
         }
+        self.find_unknown_workers(now);
         found
+    }
+
+    /// Finds the workers of threads that are inside a measured poll, and are known to be workers only.
+    fn find_unknown_workers(&mut self, now: u64) {
+        self.counter_changes.end_scan(now);
+        let suspect_age = self.monitor.clock.ticks(SUSPECT_AGE);
+        for (shard, poll, age) in self.monitor.polls_in_progress() {
+            if age < suspect_age || !shard.is_unknown_worker() {
+                continue;
+            }
+            let found = self.counter_changes.only_worker(poll.start).zip(shard.tid());
+            if let Some((worker, thread)) = found {
+                shard.set_unknown_worker(false);
+                shard.set_worker(Some(worker));
+                self.monitor.worker_threads.set(worker, thread, now);
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod random;
 mod scrape;
 mod subscriber;
 mod waiting;
+mod workers;
 
 pub(crate) use self::bodies::{SCRIPTED, Script, Step};
 pub(crate) use self::http::{HttpConnection, HttpResponse, get, http_get, http_request};
@@ -24,3 +25,4 @@ pub(crate) use self::random::Random;
 pub(crate) use self::scrape::Scrape;
 pub(crate) use self::subscriber::PanickingSubscriber;
 pub(crate) use self::waiting::{DEADLINE, eventually, eventually_async, holds_for, poll_until};
+pub(crate) use self::workers::{tokio_tells_the_worker, wait_until_workers_are_known};

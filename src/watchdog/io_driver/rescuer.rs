@@ -6,12 +6,11 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::super::timing::SUSPECT_AGE;
-use super::super::worker_counters::is_parked;
 use super::super::worker_search::find_worker_thread;
 use super::sentinel::{Sentinel, SentinelState};
 use super::socket::Sender;
 use crate::shard::PollObservations;
-use crate::state::MonitorState;
+use crate::state::{MonitorState, is_parked};
 use crate::sync::{AtomicBool, Ordering};
 
 /// How long a probe may take before the driver counts as starved. A worker that waits on it

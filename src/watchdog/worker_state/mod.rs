@@ -20,7 +20,7 @@ use crate::os::{Clock, SchedStat, ThreadState};
 use crate::shard::ThreadSample;
 
 /// The polls between two updates of the counters of a worker that does not park.
-const POLLS_PER_BATCH: u64 = 61;
+pub(super) const POLLS_PER_BATCH: u64 = 61;
 /// A running worker is occupied if its counters have not changed for this many thresholds, and for
 /// this long; the times are longer on a runtime with more than `FEW_WORKERS` workers, because the
 /// monitor's own tasks, whose polls are evidence against it, come by less often.

@@ -5,7 +5,7 @@ use tokio::runtime::RuntimeMetrics;
 ///
 /// Tokio updates them only when the worker parks, and every 61 tasks.
 #[cfg(target_has_atomic = "64")]
-pub(super) fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> Option<[u64; 2]> {
+pub(crate) fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> Option<[u64; 2]> {
     use crate::os::duration_nanos;
 
     (worker < metrics.num_workers()).then(|| {
@@ -15,11 +15,11 @@ pub(super) fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> Option
 }
 
 #[cfg(not(target_has_atomic = "64"))]
-pub(super) fn worker_counters(_: &RuntimeMetrics, _: usize) -> Option<[u64; 2]> {
+pub(crate) fn worker_counters(_: &RuntimeMetrics, _: usize) -> Option<[u64; 2]> {
     None
 }
 
 /// Returns whether a worker is parked.
-pub(super) fn is_parked(metrics: &RuntimeMetrics, worker: usize) -> bool {
+pub(crate) fn is_parked(metrics: &RuntimeMetrics, worker: usize) -> bool {
     worker_counters(metrics, worker).is_some_and(|[parks, _]| parks % 2 == 1)
 }
