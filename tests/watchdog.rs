@@ -51,6 +51,7 @@ fn a_stall_of_one_worker_of_many_is_seen_while_in_progress() {
     let monitor = monitor_for(&runtime);
     let release = block(&runtime, &monitor, 1);
     eventually("one stall is in progress", || in_progress(&monitor).len() == 1);
+    eventually("its worker is known", || in_progress(&monitor)[0].worker().is_some());
     let stall = in_progress(&monitor).remove(0);
     assert_eq!((stall.method(), stall.route(), stall.phase()), ("TASK", "block", Phase::Handler));
     assert!(stall.worker().is_some_and(|worker| worker < 3), "{stall:?}");

@@ -4,7 +4,7 @@ use super::record::RequestState;
 use crate::os::{self, Tid};
 use crate::shard::{PollInfo, Shard, ThreadSample, TimeBreakdown};
 use crate::stall::Phase;
-use crate::state::{EndedStall, MonitorState, StallMessage, is_on_worker};
+use crate::state::{EndedStall, MonitorState, StallMessage};
 use crate::trace::SpanRef;
 
 /// Returns for how many ticks a poll has stalled by itself, if that exceeds the threshold. The time
@@ -31,24 +31,25 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
         return;
     }
     let (shard, observations) = (&state.shard, &state.shard.observations);
-    let worker = monitor.current_worker(shard);
-    let has_left_worker = monitor.has_left_unknown_worker(shard);
+    let thread = monitor.worker_at_end(shard, start);
     let breakdown = read_breakdown(shard, &monitor, start, end).map(|breakdown| TimeBreakdown {
-        // The counters of a worker that is not this thread say nothing about the poll.
-        handed_off: (breakdown.handed_off && worker == shard.worker()) || has_left_worker,
+        handed_off: thread.has_handed_off.unwrap_or_else(|| {
+            // The counters of a worker that is not this thread say nothing about the poll.
+            breakdown.handed_off && thread.worker == shard.worker()
+        }),
         ..breakdown
     });
     // Once handed off, another thread is that worker.
-    let has_worker = breakdown.is_none_or(|breakdown| !breakdown.handed_off);
-    monitor.set_worker(shard, worker.filter(|_| has_worker));
-    shard.set_unknown_worker(shard.is_unknown_worker() && !has_left_worker);
+    let has_worker = breakdown.is_none_or(|breakdown| !breakdown.handed_off)
+        && thread.has_handed_off != Some(true);
+    monitor.set_worker(shard, thread.worker.filter(|_| has_worker), thread.is_unknown_worker);
     let stall = StallMessage {
         id: shard.poll_id(start),
         poll: PollInfo { route: state.route, phase, start, span: state.span, stack_mark: 0 },
         ticks,
         threshold: shard.context.thresholds.stall(),
-        worker,
-        on_worker: is_on_worker(shard),
+        worker: thread.worker.or_else(|| observations.worker(start)),
+        on_worker: thread.is_on_worker,
         in_flight: monitor.other_requests_in_flight(state.route),
         io_starved: observations.is_starved(start),
         rescued: observations.is_rescued(start),

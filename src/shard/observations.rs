@@ -32,6 +32,8 @@ pub(crate) struct PollObservations {
     /// The last poll that gave up its worker, but whose worker did not go on; and its age when it
     /// was last found so, in ticks.
     stranded: [AtomicU64; 2],
+    /// A poll, and the index of the worker that it was found to be on.
+    worker: [AtomicU64; 2],
     /// Why the last attempt to capture a stack failed, and of which poll: see `encode`. Also written
     /// by the reporter.
     capture_failure: AtomicU64,
@@ -91,6 +93,17 @@ impl PollObservations {
 
     fn is_stranded(&self, start: u64) -> bool {
         get(&self.stranded[0]) == start
+    }
+
+    /// Returns on which worker the poll that began at `start` was found to be.
+    pub(crate) fn worker(&self, start: u64) -> Option<usize> {
+        let worker = get(&self.worker[1]);
+        (get(&self.worker[0]) == start).then(|| usize::try_from(worker).ok()).flatten()
+    }
+
+    pub(crate) fn set_worker(&self, start: u64, worker: usize) {
+        set(&self.worker[1], worker as u64);
+        set(&self.worker[0], start);
     }
 
     /// Returns why the last attempt to capture a stack of the poll that began at `start` failed.

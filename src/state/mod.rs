@@ -37,7 +37,7 @@ pub(crate) use self::thread_permit::ThreadPermit;
 pub(crate) use self::token_bucket::TokenBucket;
 pub(crate) use self::watchdog_delays::{DelayKind, WatchdogDelays};
 pub(crate) use self::worker_counters::{is_parked, worker_counters};
-pub(crate) use self::worker_index::{AllCounters, is_on_worker};
+pub(crate) use self::worker_index::AllCounters;
 pub(crate) use self::worker_threads::{TOKIO_THREAD_NAME, WorkerThreads};
 
 use self::counters_by_route::CountersByRoute;
@@ -53,6 +53,7 @@ use crate::shard::{
     Thresholds,
 };
 use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::text::clean;
 
 pub(crate) struct MonitorState {
@@ -67,6 +68,14 @@ pub(crate) struct MonitorState {
     pub(crate) runtime_name: Arc<str>,
     /// Whether the runtime has ended: its workers' counters mean nothing any more.
     pub(crate) runtime_ended: Flag,
+    /// Whether a thread was a worker of which it was not known which.
+    pub(crate) has_unknown_workers: Flag,
+    /// Whether a thread may have become another worker than it was.
+    has_hand_offs: Flag,
+    /// How often a thread has become a worker.
+    new_workers: AtomicU64,
+    /// Whether a task of the monitor observes a batch.
+    pub(crate) is_observing_batch: AtomicBool,
     pub(crate) thresholds: Arc<Thresholds>,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) queue: ReportQueue,
@@ -130,6 +139,10 @@ impl MonitorState {
             symbol_memory: options.symbol_memory,
             runtime_name: clean(options.runtime_name).into(),
             runtime_ended: Flag::default(),
+            has_unknown_workers: Flag::default(),
+            has_hand_offs: Flag::default(),
+            new_workers: AtomicU64::new(0),
+            is_observing_batch: AtomicBool::new(false),
             route_label: options.route_label,
             route_label_first: options.route_label_first,
             scanned_until: ScanProgress::new(),
@@ -159,17 +172,35 @@ impl MonitorState {
         shard: &Shard,
         before: Option<&AllCounters>,
     ) -> Option<usize> {
-        let worker = self.current_worker_since(shard, before);
-        self.set_worker(shard, worker);
-        shard.set_unknown_worker(worker.is_none() && self.is_on_unknown_worker());
+        let (worker, is_unknown) = self.current_worker(before);
+        self.set_worker(shard, worker, is_unknown);
         worker
     }
 
-    /// Records in the current thread's shard which worker it is.
-    pub(crate) fn set_worker(&self, shard: &Shard, worker: Option<usize>) {
+    /// Records in the current thread's shard which worker it is, or that it is one that is not
+    /// known.
+    pub(crate) fn set_worker(&self, shard: &Shard, worker: Option<usize>, is_unknown: bool) {
+        let was_worker = shard.worker().is_some() || shard.is_unknown_worker();
         shard.set_worker(worker);
+        shard.set_unknown_worker(is_unknown);
+        if is_unknown {
+            self.has_unknown_workers.set();
+        }
+        if !was_worker && (is_unknown || worker.is_some()) {
+            self.count_new_worker();
+        }
         if let Some(worker) = worker {
             self.worker_threads.set(worker, Tid::current(), self.clock.now());
+        }
+    }
+
+    /// Counts a thread that has become a worker. If there are more of them than workers, one has
+    /// handed off its worker.
+    fn count_new_worker(&self) {
+        // Relaxed: no other memory belongs to it.
+        let before = self.new_workers.fetch_add(1, Ordering::Relaxed);
+        if before >= self.worker_threads.len() as u64 {
+            self.has_hand_offs.set();
         }
     }
 

@@ -37,7 +37,9 @@ pub(crate) struct UnattributedPoll {
 impl<'a> StallInProgress<'a> {
     pub(crate) fn measured(shard: &'a Shard, poll: PollInfo, age: u64) -> Self {
         let id = shard.poll_id(poll.start);
-        Self { id, poll, age, worker: shard.worker(), observations: &shard.observations }
+        let observations = &shard.observations;
+        let worker = shard.worker().or_else(|| observations.worker(poll.start));
+        Self { id, poll, age, worker, observations }
     }
 
     /// Returns the unmeasured poll that occupies a worker, if there is one.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::worker_state::POLLS_PER_BATCH;
 use crate::request::local_handle;
 use crate::state::{AllCounters, MonitorState};
+use crate::sync::Ordering;
 
 /// The rounds in which workers are discovered: all of the first two seconds, then one a second.
 const FIRST_ROUNDS: u32 = 16;
@@ -16,6 +17,8 @@ const WAKES: u32 = 8;
 /// The same while the watchdog is idle, so that an idle process is rarely woken.
 const IDLE_WAKES: u32 = 1;
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long a task may take to observe a batch.
+const LONGEST_BATCH: Duration = Duration::from_millis(100);
 
 /// Finds the threads of the workers that are not known, so that they can be sampled if unmeasured
 /// code occupies them.
@@ -66,14 +69,23 @@ fn record_own_poll_since(monitor: &Arc<MonitorState>, before: Option<&AllCounter
 }
 
 /// Has the current thread poll so many tasks that its worker must count something, which tells it
-/// from a worker that is occupied.
+/// from a worker that is occupied. On a busy runtime that takes too long.
 async fn observe_batch(monitor: &Arc<MonitorState>) {
-    let (thread, before) = (thread::current().id(), monitor.worker_counters());
-    for _ in 0..=POLLS_PER_BATCH {
-        tokio::task::yield_now().await;
-        if thread::current().id() != thread {
-            return;
-        }
+    let in_progress = &monitor.is_observing_batch;
+    // Relaxed: no other memory belongs to it.
+    if in_progress.swap(true, Ordering::Relaxed) {
+        return;
     }
-    record_own_poll_since(monitor, Some(&before));
+    let (start, before) = (Instant::now(), monitor.worker_counters());
+    let thread = thread::current().id();
+    let mut polls = 0;
+    while thread::current().id() == thread && start.elapsed() < LONGEST_BATCH {
+        if polls > POLLS_PER_BATCH {
+            record_own_poll_since(monitor, Some(&before));
+            break;
+        }
+        tokio::task::yield_now().await;
+        polls += 1;
+    }
+    in_progress.store(false, Ordering::Relaxed);
 }

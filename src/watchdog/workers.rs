@@ -109,19 +109,25 @@ impl WorkerTracker {
         found
     }
 
-    /// Finds the workers of threads that are inside a measured poll, and are known to be workers only.
+    /// Finds on which workers those measured polls are whose threads are workers, though it is not
+    /// known which. `now` is from before the counters were read.
     fn find_unknown_workers(&mut self, now: u64) {
         self.counter_changes.end_scan(now);
-        let suspect_age = self.monitor.clock.ticks(SUSPECT_AGE);
-        for (shard, poll, age) in self.monitor.polls_in_progress() {
-            if age < suspect_age || !shard.is_unknown_worker() {
+        let monitor = &self.monitor;
+        if !monitor.has_unknown_workers.is_set() {
+            return;
+        }
+        let suspect_age = monitor.clock.ticks(SUSPECT_AGE);
+        for (shard, poll, _) in monitor.polls_in_progress() {
+            let (observations, start) = (&shard.observations, poll.start);
+            let is_wanted = shard.is_unknown_worker() && !observations.is_handed_off(start);
+            if !is_wanted || now.saturating_sub(start) < suspect_age {
                 continue;
             }
-            let found = self.counter_changes.only_worker(poll.start).zip(shard.tid());
-            if let Some((worker, thread)) = found {
-                shard.set_unknown_worker(false);
-                shard.set_worker(Some(worker));
-                self.monitor.worker_threads.set(worker, thread, now);
+            let found = self.counter_changes.only_worker(start);
+            let is_free = |&worker: &usize| monitor.worker_threads.thread(worker).is_none();
+            if let Some(worker) = found.filter(is_free) {
+                observations.set_worker(start, worker);
             }
         }
     }

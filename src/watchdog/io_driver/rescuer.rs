@@ -9,7 +9,7 @@ use super::super::timing::SUSPECT_AGE;
 use super::super::worker_search::find_worker_thread;
 use super::sentinel::{Sentinel, SentinelState};
 use super::socket::Sender;
-use crate::shard::PollObservations;
+use crate::shard::{PollObservations, Shard};
 use crate::state::{MonitorState, is_parked};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -226,7 +226,8 @@ impl RescueLoop {
         let suspect_age = monitor.clock.ticks(SUSPECT_AGE);
         let is_suspect =
             |start: u64| at.min(monitor.clock.now()).saturating_sub(start) >= suspect_age;
-        let measured = monitor.polls_in_progress().filter(|(shard, ..)| shard.worker().is_some());
+        let is_on_worker = |shard: &Shard| shard.worker().is_some() || shard.is_unknown_worker();
+        let measured = monitor.polls_in_progress().filter(|(shard, ..)| is_on_worker(shard));
         for (shard, poll, _) in measured.filter(|(_, poll, _)| is_suspect(poll.start)) {
             f(&shard.observations, poll.start);
         }
