@@ -1,4 +1,5 @@
-//! Sets the cfg `stacks_supported` on the targets on which stacks can be captured.
+//! Sets the cfg `stacks_supported` on the targets on which stacks can be captured, and
+//! `syscall_names` on those on which there are names of system calls.
 
 use std::env;
 
@@ -7,6 +8,10 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(stacks_supported)");
     if stacks_supported() {
         println!("cargo::rustc-cfg=stacks_supported");
+    }
+    println!("cargo::rustc-check-cfg=cfg(syscall_names)");
+    if syscall_names() {
+        println!("cargo::rustc-cfg=syscall_names");
     }
 }
 
@@ -19,4 +24,11 @@ fn stacks_supported() -> bool {
         && is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ARCH", "x86_64")
         && is("CARGO_CFG_TARGET_ENV", "gnu")
+}
+
+/// The targets of the dependency `syscalls` in Cargo.toml.
+fn syscall_names() -> bool {
+    let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    is_linux && ["aarch64", "arm", "riscv64", "x86", "x86_64"].contains(&arch.as_str())
 }

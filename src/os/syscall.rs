@@ -1,26 +1,14 @@
 use super::Syscall;
 
 impl Syscall {
-    #[cfg(any(
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "x86",
-        target_arch = "x86_64"
-    ))]
+    #[cfg(syscall_names)]
     pub(crate) fn name(self) -> Option<&'static str> {
         let number = usize::try_from(self.0).ok()?;
         syscalls::Sysno::new(number).map(|syscall| syscall.name())
     }
 
     /// The dependency that has the names does not compile here.
-    #[cfg(not(any(
-        target_arch = "aarch64",
-        target_arch = "arm",
-        target_arch = "riscv64",
-        target_arch = "x86",
-        target_arch = "x86_64"
-    )))]
+    #[cfg(not(syscall_names))]
     pub(crate) fn name(self) -> Option<&'static str> {
         None
     }
