@@ -244,6 +244,15 @@ mod tests {
             Self { time, monitor, watchdog }
         }
 
+        /// One that has gone idle.
+        fn idle() -> Self {
+            let mut driven = Self::new();
+            driven.run_after(100);
+            driven.run_after(5);
+            assert_eq!(driven.watchdog.mode, Mode::Idle);
+            driven
+        }
+
         /// Lets some time pass, then scans.
         fn run_after(&mut self, millis: u64) {
             self.time.fetch_add(millis * MILLI, Ordering::Relaxed);
@@ -290,10 +299,7 @@ mod tests {
 
     #[test]
     fn a_poll_wakes_an_idle_watchdog() {
-        let mut driven = Driven::new();
-        driven.run_after(100);
-        driven.run_after(5);
-        assert_eq!(driven.watchdog.mode, Mode::Idle);
+        let mut driven = Driven::idle();
         let mut task = RequestGuard::task(&driven.monitor, "task");
         PollGuard::<HANDLER>::begin_call(task.record().unwrap(), &StackMark::new()).end();
         assert!(!driven.monitor.notifier.is_armed(), "the poll has notified the watchdog");
@@ -303,10 +309,7 @@ mod tests {
 
     #[test]
     fn only_a_worker_that_two_scans_find_busy_ends_the_idle_mode() {
-        let mut driven = Driven::new();
-        driven.run_after(100);
-        driven.run_after(5);
-        assert_eq!(driven.watchdog.mode, Mode::Idle);
+        let mut driven = Driven::idle();
         let busy = Scan { is_worker_busy: true, ..driven.watchdog.last_scan };
         let mut find_busy = |expected| {
             let now = driven.monitor.clock.now();
