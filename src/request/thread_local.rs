@@ -73,7 +73,7 @@ impl LocalEntry {
         locals.retain(|entry| !entry.handle.is_orphaned());
         pool::reserve();
         let handle = Arc::new(LocalHandle::new(monitor));
-        monitor.update_worker_index(handle.shard());
+        monitor.update_worker_index(handle.shard(), None);
         handle.shard().set_tid(Tid::current());
         locals.push(Self { handle: Arc::clone(&handle), route_ids: RouteIds::default() });
         handle

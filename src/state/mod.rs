@@ -46,14 +46,14 @@ use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::shards::Shards;
-use crate::os::{Clock, Tid};
+use crate::os::Clock;
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
     BucketBounds, Notifier, PollContext, PollId, PollInfo, PollObservations, RouteTotals, Shard,
     Thresholds,
 };
 use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::AtomicBool;
 use crate::text::clean;
 
 pub(crate) struct MonitorState {
@@ -68,12 +68,6 @@ pub(crate) struct MonitorState {
     pub(crate) runtime_name: Arc<str>,
     /// Whether the runtime has ended: its workers' counters mean nothing any more.
     pub(crate) runtime_ended: Flag,
-    /// Whether a thread was a worker of which it was not known which.
-    pub(crate) has_unknown_workers: Flag,
-    /// Whether a thread may have become another worker than it was.
-    has_hand_offs: Flag,
-    /// How often a thread has become a worker.
-    new_workers: AtomicU64,
     /// Whether a task of the monitor observes a batch.
     pub(crate) is_observing_batch: AtomicBool,
     pub(crate) thresholds: Arc<Thresholds>,
@@ -139,9 +133,6 @@ impl MonitorState {
             symbol_memory: options.symbol_memory,
             runtime_name: clean(options.runtime_name).into(),
             runtime_ended: Flag::default(),
-            has_unknown_workers: Flag::default(),
-            has_hand_offs: Flag::default(),
-            new_workers: AtomicU64::new(0),
             is_observing_batch: AtomicBool::new(false),
             route_label: options.route_label,
             route_label_first: options.route_label_first,
@@ -157,51 +148,6 @@ impl MonitorState {
 
     pub(crate) fn set_threshold(&self, threshold: Duration) {
         self.thresholds.set_stall(self.clock.ticks(threshold).max(1), self.bounds.first());
-    }
-
-    /// Records in a shard which worker of the watched runtime the current thread is, and returns
-    /// it.
-    pub(crate) fn update_worker_index(&self, shard: &Shard) -> Option<usize> {
-        self.update_worker_index_since(shard, None)
-    }
-
-    /// Does the same on a thread that has polled a whole batch of tasks since these counters were
-    /// read.
-    pub(crate) fn update_worker_index_since(
-        &self,
-        shard: &Shard,
-        before: Option<&AllCounters>,
-    ) -> Option<usize> {
-        let (worker, is_unknown) = self.current_worker(before);
-        self.set_worker(shard, worker, is_unknown);
-        worker
-    }
-
-    /// Records in the current thread's shard which worker it is, or that it is one that is not
-    /// known.
-    pub(crate) fn set_worker(&self, shard: &Shard, worker: Option<usize>, is_unknown: bool) {
-        let was_worker = shard.worker().is_some() || shard.is_unknown_worker();
-        shard.set_worker(worker);
-        shard.set_unknown_worker(is_unknown);
-        if is_unknown {
-            self.has_unknown_workers.set();
-        }
-        if !was_worker && (is_unknown || worker.is_some()) {
-            self.count_new_worker();
-        }
-        if let Some(worker) = worker {
-            self.worker_threads.set(worker, Tid::current(), self.clock.now());
-        }
-    }
-
-    /// Counts a thread that has become a worker. If there are more of them than workers, one has
-    /// handed off its worker.
-    fn count_new_worker(&self) {
-        // Relaxed: no other memory belongs to it.
-        let before = self.new_workers.fetch_add(1, Ordering::Relaxed);
-        if before >= self.worker_threads.len() as u64 {
-            self.has_hand_offs.set();
-        }
     }
 
     /// Asks the reporter and the symbolizer's thread to process what is queued, and to end.

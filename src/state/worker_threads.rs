@@ -3,15 +3,24 @@
 //! Tokio moves a worker to another thread when a task calls `block_in_place`, without notice.
 //! So a thread that has been seen as a worker keeps that role only until there is evidence against it.
 
+use super::flag::Flag;
 use crate::os::Tid;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The name that tokio gives to its threads, of which the kernel keeps 15 bytes.
 pub(crate) const TOKIO_THREAD_NAME: &str = "tokio-rt-worker";
 
-/// One entry per worker.
 #[derive(Debug)]
-pub(crate) struct WorkerThreads(Box<[WorkerThread]>);
+pub(crate) struct WorkerThreads {
+    /// One entry per worker.
+    workers: Box<[WorkerThread]>,
+    /// How often a thread has become a worker. Relaxed: no other memory belongs to it.
+    new_workers: AtomicU64,
+    /// Whether a thread may have become another worker than it was.
+    has_hand_offs: Flag,
+    /// Whether a thread was a worker, though it was not known which.
+    has_unknown: Flag,
+}
 
 /// Relaxed, all: each is true by itself, and a stale value is corrected by a later scan.
 #[derive(Debug)]
@@ -35,25 +44,30 @@ impl WorkerThreads {
             first_tid: AtomicU64::new(0),
             own_polls: AtomicU64::new(0),
         };
-        Self((0..workers).map(entry).collect())
+        Self {
+            workers: (0..workers).map(entry).collect(),
+            new_workers: AtomicU64::new(0),
+            has_hand_offs: Flag::default(),
+            has_unknown: Flag::default(),
+        }
     }
 
     /// Returns the thread that runs a worker, if it is known.
     pub(crate) fn thread(&self, worker: usize) -> Option<Tid> {
-        tid(&self.0.get(worker)?.tid)
+        tid(&self.workers.get(worker)?.tid)
     }
 
     /// Returns the worker that a thread runs, if it is known.
     pub(super) fn worker(&self, thread: Tid) -> Option<usize> {
         let known = bits(thread);
         (known != 0).then_some(())?;
-        self.0.iter().position(|entry| entry.tid.load(Ordering::Relaxed) == known)
+        self.workers.iter().position(|entry| entry.tid.load(Ordering::Relaxed) == known)
     }
 
     /// Returns whether another thread has been seen as a worker since `start`, at which `thread` was
     /// that worker.
     pub(crate) fn is_taken_over(&self, worker: usize, thread: Tid, start: u64) -> bool {
-        self.0.get(worker).is_some_and(|entry| {
+        self.workers.get(worker).is_some_and(|entry| {
             let is_other = tid(&entry.tid).is_some_and(|other| other != thread);
             is_other && entry.since.load(Ordering::Relaxed) > start
         })
@@ -61,27 +75,27 @@ impl WorkerThreads {
 
     /// Returns the first thread that was seen as a worker.
     pub(crate) fn first_thread(&self, worker: usize) -> Option<Tid> {
-        tid(&self.0.get(worker)?.first_tid)
+        tid(&self.workers.get(worker)?.first_tid)
     }
 
     /// Returns the number of workers.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.workers.len()
     }
 
     /// Returns whether no worker is known to run on a thread.
     pub(crate) fn is_unknown(&self, thread: Tid) -> bool {
-        self.0.iter().all(|entry| entry.tid.load(Ordering::Relaxed) != bits(thread))
+        self.workers.iter().all(|entry| entry.tid.load(Ordering::Relaxed) != bits(thread))
     }
 
     /// Returns the number of workers whose thread is not known.
     pub(crate) fn unknown(&self) -> usize {
-        self.0.iter().filter(|entry| entry.tid.load(Ordering::Relaxed) == 0).count()
+        self.workers.iter().filter(|entry| entry.tid.load(Ordering::Relaxed) == 0).count()
     }
 
     /// Returns how often the monitor's own tasks were polled on a worker.
     pub(crate) fn own_polls(&self, worker: usize) -> u64 {
-        self.0.get(worker).map_or(0, |entry| entry.own_polls.load(Ordering::Relaxed))
+        self.workers.get(worker).map_or(0, |entry| entry.own_polls.load(Ordering::Relaxed))
     }
 
     /// Records that a thread is a worker, `now` in ticks.
@@ -89,10 +103,10 @@ impl WorkerThreads {
         if self.thread(worker) == Some(thread) {
             return;
         }
-        for entry in &self.0 {
+        for entry in &self.workers {
             forget(entry, thread);
         }
-        if let Some(entry) = self.0.get(worker) {
+        if let Some(entry) = self.workers.get(worker) {
             let (none, first) = (0, bits(thread));
             let first_tid = &entry.first_tid;
             let _ = first_tid.compare_exchange(none, first, Ordering::Relaxed, Ordering::Relaxed);
@@ -103,14 +117,43 @@ impl WorkerThreads {
 
     /// Records that a thread is not the worker that it was.
     pub(crate) fn forget(&self, worker: usize, thread: Tid) {
-        if let Some(entry) = self.0.get(worker) {
+        if let Some(entry) = self.workers.get(worker) {
             forget(entry, thread);
         }
     }
 
+    /// Counts a thread that has become a worker. If there are more of them than workers, one has
+    /// handed off its worker.
+    pub(super) fn count_new_worker(&self) {
+        let before = self.new_workers.fetch_add(1, Ordering::Relaxed);
+        if before >= self.workers.len() as u64 {
+            self.has_hand_offs.set();
+        }
+    }
+
+    /// Records that a thread has handed off its worker.
+    pub(super) fn add_hand_off(&self) {
+        self.has_hand_offs.set();
+    }
+
+    /// Returns whether a thread may have become another worker than it was.
+    pub(super) fn has_hand_offs(&self) -> bool {
+        self.has_hand_offs.is_set()
+    }
+
+    /// Records that a thread is a worker, though it is not known which.
+    pub(super) fn add_unknown(&self) {
+        self.has_unknown.set();
+    }
+
+    /// Returns whether a thread was a worker, though it was not known which.
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.has_unknown.is_set()
+    }
+
     /// Records a poll of one of the monitor's own tasks on a worker.
     pub(crate) fn count_own_poll(&self, worker: usize) {
-        if let Some(entry) = self.0.get(worker) {
+        if let Some(entry) = self.workers.get(worker) {
             entry.own_polls.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn record_own_poll(monitor: &Arc<MonitorState>) -> OwnPoll {
 
 fn record_own_poll_since(monitor: &Arc<MonitorState>, before: Option<&AllCounters>) -> OwnPoll {
     let handle = local_handle(monitor);
-    if let Some(worker) = monitor.update_worker_index_since(handle.shard(), before) {
+    if let Some(worker) = monitor.update_worker_index(handle.shard(), before) {
         monitor.worker_threads.count_own_poll(worker);
     }
     if handle.shard().is_unknown_worker() { OwnPoll::UnknownWorker } else { OwnPoll::Other }

@@ -114,7 +114,7 @@ impl WorkerTracker {
     fn find_unknown_workers(&mut self, now: u64) {
         self.counter_changes.end_scan(now);
         let monitor = &self.monitor;
-        if !monitor.has_unknown_workers.is_set() {
+        if !monitor.worker_threads.has_unknown() {
             return;
         }
         let suspect_age = monitor.clock.ticks(SUSPECT_AGE);
