@@ -9,6 +9,7 @@ mod flush;
 mod gauges;
 mod oldest_requests;
 mod oldest_stalls;
+mod pace;
 mod route;
 mod routes;
 mod runtime;
@@ -34,8 +35,10 @@ use self::flush::{Flush, FullFlushes};
 use self::gauges::Gauges;
 use self::oldest_requests::OldestRequests;
 use self::oldest_stalls::OldestStalls;
+use self::pace::Pace;
 use self::routes::RoutesExporter;
 use self::runtime::{MonitorCounts, RuntimeSeries, RuntimeSnapshot};
+use crate::os::thread_cpu_time;
 use crate::state::MonitorState;
 use crate::watchdog::{Lag, WatchdogStats};
 
@@ -48,6 +51,7 @@ pub(crate) struct Exporter {
     routes: RoutesExporter,
     oldest_requests: OldestRequests,
     gauges: Gauges,
+    pace: Pace,
     full_flushes: FullFlushes,
 }
 
@@ -62,19 +66,20 @@ impl Exporter {
             routes: RoutesExporter::new(),
             oldest_requests: OldestRequests::default(),
             gauges: Gauges::new(),
+            pace: Pace::default(),
             full_flushes: FullFlushes::default(),
         }
     }
 
-    /// Hands over what has changed since the last flush, to the recorder that is installed now: once a
-    /// second for all routes.
+    /// Hands over what has changed since the last flush, to the recorder that is installed now: of
+    /// all routes at its [`Pace`].
     pub(crate) fn flush(&mut self, monitor: &MonitorState) {
         metrics::with_recorder(|recorder| self.flush_to(recorder, monitor));
     }
 
     /// Hands over everything that has changed, however recent the last flush is.
     pub(crate) fn flush_all(&mut self, monitor: &MonitorState) {
-        self.routes.read_all_next();
+        self.pace.reset();
         self.flush(monitor);
     }
 
@@ -83,16 +88,29 @@ impl Exporter {
         metrics::with_recorder(|recorder| self.gauges.withdraw(recorder));
     }
 
+    fn flush_to(&mut self, recorder: &dyn Recorder, monitor: &MonitorState) {
+        let (now, cpu_time) = (Instant::now(), thread_cpu_time());
+        let is_of_all_routes = self.pace.is_due(now);
+        let is_full = self.full_flushes.take_due(recorder, now, is_of_all_routes);
+        self.hand_over(
+            Flush { recorder, clock: &monitor.clock, is_full },
+            is_of_all_routes,
+            monitor,
+        );
+        if is_of_all_routes {
+            let cpu_time =
+                thread_cpu_time().zip(cpu_time).map(|(end, start)| end.saturating_sub(start));
+            self.pace.record(now, cpu_time.unwrap_or_else(|| now.elapsed()));
+        }
+    }
+
     /// Nothing shows a stall that has ended as one in progress, neither what is handed over nor a
     /// scrape in the middle: the counters are read before the gauges, and handed over after them.
-    fn flush_to(&mut self, recorder: &dyn Recorder, monitor: &MonitorState) {
-        let now = Instant::now();
-        let is_full = self.full_flushes.take_due(recorder, now);
-        let flush = Flush { recorder, clock: &monitor.clock, is_full };
-        if is_full {
-            descriptions::describe(recorder);
+    fn hand_over(&mut self, flush: Flush<'_>, is_of_all_routes: bool, monitor: &MonitorState) {
+        if flush.is_full {
+            descriptions::describe(flush.recorder);
         }
-        self.routes.read(monitor, now);
+        self.routes.read(monitor, is_of_all_routes);
         let counts = self.counts(monitor);
         let stalls = OldestStalls::now(monitor);
         self.oldest_requests.update(monitor);

@@ -51,6 +51,7 @@ pub(super) struct RouteGauges {
     in_progress: Key,
     /// `None` for instrumented tasks, many of which wait by nature.
     oldest_request: Option<Key>,
+    sent: Option<GaugeValues>,
 }
 
 /// The values of the gauges of one row.
@@ -198,10 +199,14 @@ impl RouteGauges {
             in_flight: key_of(descriptions::IN_FLIGHT),
             in_progress: key_of(descriptions::IN_PROGRESS),
             oldest_request: (!is_task).then(|| key_of(descriptions::OLDEST_REQUEST)),
+            sent: None,
         }
     }
 
-    pub(super) fn send(&self, flush: &Flush<'_>, gauges: &mut Gauges, values: &GaugeValues) {
+    pub(super) fn send(&mut self, flush: &Flush<'_>, gauges: &mut Gauges, values: &GaugeValues) {
+        if self.sent.replace(*values) == Some(*values) && !flush.is_full {
+            return;
+        }
         gauges.set(flush, &self.in_flight, Aggregation::Sum, values.in_flight as f64);
         let age = values.oldest_stall_age.as_secs_f64();
         gauges.set(flush, &self.in_progress, Aggregation::Max, age);

@@ -19,8 +19,6 @@ pub(super) struct RoutesExporter {
     gauges: BTreeMap<RouteId, RouteGauges>,
     budget: SampleBudget,
     created_at: Instant,
-    /// When all routes were read last.
-    read_at: Option<Instant>,
 }
 
 /// A route, as of the last time that it was read.
@@ -42,37 +40,23 @@ struct ExportedRoute {
 // === impl RoutesExporter ===
 
 impl RoutesExporter {
-    /// A little less than a second, so that the flush after a second is not too early.
-    const PERIOD: Duration = Duration::from_millis(900);
-
     pub(super) fn new() -> Self {
         Self {
             routes: BTreeMap::new(),
             gauges: BTreeMap::new(),
             budget: SampleBudget::new(Duration::ZERO),
             created_at: Instant::now(),
-            read_at: None,
         }
     }
 
-    /// Lets the next read be one of all routes.
-    pub(super) fn read_all_next(&mut self) {
-        self.read_at = None;
-    }
-
-    /// Reads the routes that have changed since they were read last: once a second all of them,
-    /// otherwise those that are new or of which a stall has ended.
-    pub(super) fn read(&mut self, monitor: &MonitorState, now: Instant) {
-        let is_recent = |at| now.saturating_duration_since(at) < Self::PERIOD;
-        let is_due = !self.read_at.is_some_and(is_recent);
-        if is_due {
-            self.read_at = Some(now);
-        }
+    /// Reads the routes that have changed since they were read last: all of them, or those that are
+    /// new or of which a stall has ended.
+    pub(super) fn read(&mut self, monitor: &MonitorState, is_of_all: bool) {
         let reported = reported_polls(monitor);
         for (id, _) in monitor.routes.iter() {
             let reported = reported.get(&id).copied().unwrap_or_default();
             let known = self.routes.get(&id);
-            if is_due || known.is_none_or(|route| route.reported != reported) {
+            if is_of_all || known.is_none_or(|route| route.reported != reported) {
                 self.read_route(monitor, id, reported);
             }
         }

@@ -170,7 +170,7 @@ fn the_figures_of_a_route_are_in_its_own_rows_once_an_answer_has_confirmed_it() 
     let put = MethodLabel::new(&Method::PUT);
     let route = monitor.routes.of_request(put, Some("/a")).id;
     let mut handed_over = || {
-        exporter.routes.read_all_next();
+        exporter.pace.reset();
         exporter.flush_to(&recorder, &monitor);
         let figures = recorder.take();
         [REQUESTS, IN_FLIGHT].map(|metric| of(&figures, metric))
@@ -220,7 +220,7 @@ fn what_has_not_changed_is_handed_over_in_full_flushes_only() {
     let routes = ["/a", "/b"].map(|name| monitor.routes.id(trace, name));
     routes.iter().for_each(|&route| count_requests(&monitor, route));
     let handed_over = |exporter: &mut Exporter| {
-        exporter.routes.read_all_next();
+        exporter.pace.reset();
         exporter.flush_to(&recorder, &monitor);
         let figures = recorder.take();
         [REQUESTS, IN_FLIGHT].map(|metric| of(&figures, metric))
@@ -237,19 +237,18 @@ fn what_has_not_changed_is_handed_over_in_full_flushes_only() {
 }
 
 #[test]
-fn routes_are_handed_over_once_a_second_and_after_a_stall() {
+fn a_route_that_stalls_is_read_before_the_others() {
     let (monitor, _, mut exporter) = exporter();
     let connect = MethodLabel::new(&Method::CONNECT);
     let [quiet, stalls] = ["/quiet", "/stalls"].map(|name| monitor.routes.id(connect, name));
-    let start = Instant::now();
-    exporter.routes.read(&monitor, start);
-    let mut started_at = |millis| {
-        exporter.routes.read(&monitor, start + Duration::from_millis(millis));
+    exporter.routes.read(&monitor, true);
+    let mut started = |is_of_all| {
+        exporter.routes.read(&monitor, is_of_all);
         [quiet, stalls].map(|id| exporter.routes.started(id))
     };
     [quiet, stalls].iter().for_each(|&route| count_requests(&monitor, route));
-    assert_eq!(started_at(250), [0, 0]);
+    assert_eq!(started(false), [0, 0]);
     count_stall(&monitor, stalls);
-    assert_eq!(started_at(500), [0, 2]);
-    assert_eq!(started_at(1_000), [2, 2]);
+    assert_eq!(started(false), [0, 2]);
+    assert_eq!(started(true), [2, 2]);
 }

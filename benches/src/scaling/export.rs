@@ -8,7 +8,7 @@ use crate::recorders::Recorders;
 
 /// Returns the cells for the time of a scrape, its lines, and the CPU time of the exporter thread.
 pub fn cells(recorders: &Recorders, mut serve_requests: impl FnMut()) -> [String; 3] {
-    const SECONDS: u32 = 3;
+    const SECONDS: u32 = 10;
     let exporter_cpu = || procfs::thread_cpu_time("tower-stall-export");
     let before = exporter_cpu();
     for _ in 0..SECONDS * 10 {
