@@ -111,7 +111,7 @@ pub use crate::error::Error;
 pub use crate::layer::{Instrumented, StallBody, StallFuture, StallLayer, StallService};
 pub use crate::monitor::{RouteStats, StallMonitor, StallMonitorBuilder};
 pub use crate::routes::RouteRequest;
-pub use crate::stall::{Cause, Frame, Location, Phase, Stall};
+pub use crate::stall::{Cause, Delayed, Frame, Location, Phase, Stall};
 
 /// Compiles the example of the README.
 #[cfg(all(doctest, feature = "axum", feature = "prometheus"))]

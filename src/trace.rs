@@ -189,6 +189,8 @@ fn emit(stall: &Stall, parent: Option<Id>, suppressed: u64) {
         detail = stall.detail.as_deref(),
         worker = stall.worker,
         in_flight = stall.in_flight,
+        delayed = stall.delayed.iter().map(|delayed| delayed.requests).sum::<u64>(),
+        delay_caused_ms = millis(stall.delay_caused()),
         io_starved = stall.io_starved,
         rescued = stall.rescued,
         location = stall.location().map(tracing::field::display),

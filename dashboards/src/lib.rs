@@ -4,6 +4,7 @@
 //! rules under `rules/` are maintained by hand.
 
 mod dashboard;
+mod delays;
 mod host_delay;
 mod instance;
 mod kubernetes;

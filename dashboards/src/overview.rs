@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::dashboard::Dashboard;
+use crate::delays;
 use crate::host_delay;
 use crate::links::{ROW_TO_INSTANCE, ROW_TO_STALLS, TO_ROUTE};
 use crate::longest_stall;
@@ -18,12 +19,14 @@ pub(crate) fn dashboard() -> Dashboard {
         title: "Event loop / Overview",
         description: "Whether the event loops of a fleet are healthy, which routes stall their \
             worker threads, and which requests wait. Read it from top to bottom: the first row \
-            shows the worst moment of the selected time range, the table names the routes at fault \
-            and links to their dashboards, and the panels below show the effect on other requests.",
+            shows the worst moment of the selected time range, the first table names the routes that \
+            do most harm and links to their dashboards, and the panels below show why, and the \
+            effect on other requests.",
         file: "overview",
         variables: &[JOB, INSTANCE],
         rows: vec![
             stats(),
+            vec![delays::caused_by_route().size(14, 7), delays::victims().size(10, 7)],
             vec![stall_tables::by_route().size(14, 10), timeline()],
             vec![stall_time(), latency()],
             vec![polls(), lag()],

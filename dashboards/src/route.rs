@@ -1,6 +1,7 @@
 //! One route or several: whether their time goes into their own code or into what they wait for.
 
 use crate::dashboard::Dashboard;
+use crate::delays;
 use crate::longest_stall;
 use crate::panel::{GREEN, ORANGE, Panel, RED};
 use crate::promql::{buckets, quantile, rate, stolen_seconds, sum};
@@ -36,7 +37,7 @@ pub(crate) fn dashboard() -> Dashboard {
             vec![durations(), breakdown()],
             vec![poll_quantiles(), latency()],
             vec![outcomes(), in_flight(), handed_off()],
-            vec![oldest_request()],
+            vec![delays::of_route(), oldest_request()],
             vec![
                 stall_tables::by_instance().size(14, 8),
                 Panel::text("From here to the line of code", LINE_OF_CODE).size(10, 8),
@@ -251,7 +252,6 @@ fn oldest_request() -> Panel {
         a second. A line that climbs without end is an async deadlock or a peer that does not \
         respond, unless the route waits by design, as a stream of events does.",
     )
-    .size(24, 8)
     .query("{{method}} {{route}} on {{instance}}", &format!("topk(10, {age} > 0)"))
     .unit("s")
     .no_value("All requests are polled")

@@ -110,7 +110,7 @@ fn queries_use_existing_series_and_labels() {
 
 #[test]
 fn queries_use_existing_label_values() {
-    let listed = ["cause", "probe", "phase", "result", "outcome"]
+    let listed = ["cause", "probe", "phase", "result", "outcome", "by"]
         .map(|label| (label, label_values(label).unwrap()));
     let mut compared = 0;
     for (place, query) in parse_all() {

@@ -1,4 +1,4 @@
-//! The table of routes, sorted by stolen time.
+//! The table of routes, sorted by the harm that they do.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -8,6 +8,7 @@ use tower_stall::RouteStats;
 
 const RED: &str = "\x1b[31m";
 const RESET: &str = "\x1b[0m";
+const COLUMNS: usize = 8;
 
 /// Displays a duration with about two significant digits.
 pub(crate) struct Millis(pub(crate) Duration);
@@ -15,14 +16,26 @@ pub(crate) struct Millis(pub(crate) Duration);
 /// Returns the table, with the routes that stalled in red if `colors` is set.
 pub(crate) fn render(routes: &[RouteStats], colors: bool) -> String {
     let mut routes: Vec<_> = routes.iter().collect();
-    routes.sort_by_key(|route| (Reverse(route.stolen_time()), route.route(), route.method()));
+    routes.sort_by_key(|route| {
+        let harm = (Reverse(route.delay_caused()), Reverse(route.stolen_time()));
+        (harm, route.route(), route.method())
+    });
     let rows = routes.iter().map(|route| painted(row(route), colors && route.stalls() > 0));
     std::iter::once(heading()).chain(rows).collect()
 }
 
 fn heading() -> String {
-    let names = ["route", "requests", "p99 poll", "max poll", "stalls", "stolen", "stalled now"];
-    line(names.map(str::to_owned))
+    const NAMES: [&str; COLUMNS] = [
+        "route",
+        "requests",
+        "p99 poll",
+        "max poll",
+        "stalls",
+        "stolen",
+        "others waited",
+        "stalled now",
+    ];
+    line(NAMES.map(str::to_owned))
 }
 
 fn row(route: &RouteStats) -> String {
@@ -33,12 +46,16 @@ fn row(route: &RouteStats) -> String {
         Millis(route.longest_poll()).to_string(),
         route.stalls().to_string(),
         Millis(route.stolen_time()).to_string(),
+        Millis(route.delay_caused()).to_string(),
         optional(route.oldest_stall_age()),
     ])
 }
 
-fn line([route, requests, p99, max, stalls, stolen, now]: [String; 7]) -> String {
-    format!("{route:<20} {requests:>8} {p99:>9} {max:>9} {stalls:>6} {stolen:>10} {now:>11}\n")
+fn line([route, requests, p99, max, stalls, stolen, caused, now]: [String; COLUMNS]) -> String {
+    format!(
+        "{route:<20} {requests:>8} {p99:>9} {max:>9} {stalls:>6} {stolen:>10} {caused:>13} \
+         {now:>11}\n"
+    )
 }
 
 fn optional(duration: Option<Duration>) -> String {

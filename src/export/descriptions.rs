@@ -58,6 +58,10 @@ metrics! {
         "Duration of stalls that have ended, by cause.";
     STALLED: SecondsCounter "stalled_seconds_total" SECONDS,
         "Where the time of stalls that have ended went: on-CPU, off-CPU, run queue, stopped.";
+    DELAY_CAUSED: SecondsCounter "delay_caused_seconds_total" SECONDS,
+        "Delay of other requests that polls of this route have caused.";
+    DELAY_SUFFERED: SecondsCounter "delay_suffered_seconds_total" SECONDS,
+        "Delay of this route's requests, by what delayed them: stall, load, host, unknown.";
     IN_PROGRESS: Gauge "in_progress_seconds" SECONDS,
         "Age of the oldest stall in progress; 0 if none.";
     WORKERS: Gauge "workers" None,

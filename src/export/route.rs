@@ -13,7 +13,7 @@ use super::sample_budget::SampleQuota;
 use crate::routes::{Route, RouteId};
 use crate::shard::{HistogramSnapshot, Outcome, RouteTotals};
 use crate::stall::{Cause, Phase, TimeSplit};
-use crate::state::MonitorState;
+use crate::state::{DelayedBy, MonitorState};
 
 type RouteLabels = [Label; 2];
 
@@ -24,6 +24,8 @@ pub(super) struct RouteSnapshot {
     pub(super) stalls: HashMap<Cause, HistogramSnapshot>,
     /// Where the time of `stalls` went.
     pub(super) split: TimeSplit,
+    pub(super) delay_caused: Duration,
+    pub(super) delay_suffered: [Duration; DelayedBy::ALL.len()],
     /// The long polls that handed off their worker.
     pub(super) handed_off: u64,
     /// The long polls on threads that are no workers.
@@ -39,6 +41,8 @@ pub(super) struct RouteSeries {
     request_busy: HistogramDelta,
     stalls: HashMap<Cause, HistogramDelta>,
     split: [SecondsDelta; TimeSplit::NAMES.len()],
+    delay_caused: SecondsDelta,
+    delay_suffered: [SecondsDelta; DelayedBy::ALL.len()],
     outcomes: [CounterDelta; Outcome::ALL.len()],
     handed_off: CounterDelta,
     off_worker: CounterDelta,
@@ -69,11 +73,12 @@ impl RouteSnapshot {
     /// Returns what is counted of a route.
     pub(super) fn now(monitor: &MonitorState, id: RouteId) -> Self {
         let totals = monitor.totals(id);
-        let (mut stalls, mut split, handed_off, off_worker) = {
+        let (mut stalls, mut split, delays, handed_off, off_worker) = {
             let history = monitor.history.lock();
             (
                 history.stalls.get(&id).cloned().unwrap_or_default(),
                 history.split(id),
+                history.delays.of(id),
                 history.handed_off.get(&id).copied().unwrap_or_default(),
                 history.off_worker.get(&id).copied().unwrap_or_default(),
             )
@@ -82,12 +87,14 @@ impl RouteSnapshot {
             stalls.entry(Cause::Unknown).or_default().merge(&totals.unreported_stalls);
             split.off_cpu += monitor.clock.duration(totals.unreported_stalls.ticks());
         }
-        Self { totals, stalls, split, handed_off, off_worker }
+        let delay_caused = monitor.clock.duration(delays.caused);
+        let delay_suffered = delays.suffered.map(|ticks| monitor.clock.duration(ticks));
+        Self { totals, stalls, split, delay_caused, delay_suffered, handed_off, off_worker }
     }
 
-    /// Returns whether the route has had requests or stalls.
+    /// Returns whether the route has had requests or stalls, or has delayed others.
     pub(super) fn is_used(&self) -> bool {
-        self.totals.started > 0 || !self.stalls.is_empty()
+        self.totals.started > 0 || !self.stalls.is_empty() || !self.delay_caused.is_zero()
     }
 }
 
@@ -109,6 +116,11 @@ impl RouteSeries {
             split: TimeSplit::NAMES.map(|on| {
                 let on = Label::from_static_parts("on", on);
                 SecondsDelta::new(key(descriptions::STALLED, &labels, Some(on)))
+            }),
+            delay_caused: SecondsDelta::new(key_of(descriptions::DELAY_CAUSED)),
+            delay_suffered: DelayedBy::ALL.map(|by| {
+                let by = Label::from_static_parts("by", by.as_str());
+                SecondsDelta::new(key(descriptions::DELAY_SUFFERED, &labels, Some(by)))
             }),
             outcomes: Outcome::ALL.map(|outcome| {
                 let outcome = Label::from_static_parts("outcome", outcome.as_str());
@@ -137,7 +149,13 @@ impl RouteSeries {
             (&mut self.off_worker, renamed.off_worker),
         ]);
         counters.for_each(|(delta, renamed)| delta.rename(renamed));
-        self.split.iter_mut().zip(renamed.split).for_each(|(delta, renamed)| delta.rename(renamed));
+        let seconds = self
+            .split
+            .iter_mut()
+            .zip(renamed.split)
+            .chain(self.delay_suffered.iter_mut().zip(renamed.delay_suffered))
+            .chain([(&mut self.delay_caused, renamed.delay_caused)]);
+        seconds.for_each(|(delta, renamed)| delta.rename(renamed));
         self.labels = renamed.labels;
     }
 
@@ -183,9 +201,13 @@ impl RouteSeries {
             delta.send(flush, SampleQuota::unlimited(), total);
         }
         // Also of a route without stalls: a rate over the first one needs the zero before it.
-        for (delta, total) in self.split.iter_mut().zip(snapshot.split.parts()) {
-            delta.send(flush, total);
-        }
+        let seconds = self
+            .split
+            .iter_mut()
+            .zip(snapshot.split.parts())
+            .chain(self.delay_suffered.iter_mut().zip(snapshot.delay_suffered))
+            .chain([(&mut self.delay_caused, snapshot.delay_caused)]);
+        seconds.for_each(|(delta, total)| delta.send(flush, total));
     }
 }
 

@@ -10,7 +10,7 @@ use super::oldest_stalls::OldestStalls;
 use super::route::{GaugeValues, RouteGauges, RouteSeries, RouteSnapshot};
 use super::sample_budget::SampleBudget;
 use crate::routes::RouteId;
-use crate::state::MonitorState;
+use crate::state::{MonitorState, RouteDelays};
 
 #[derive(Debug)]
 pub(super) struct RoutesExporter {
@@ -29,6 +29,8 @@ struct ExportedRoute {
     changes: u64,
     /// How many of its polls the reporter had accounted for.
     reported: u64,
+    /// The delays that the reporter had accounted for.
+    delays: RouteDelays,
     /// Whether a part of the snapshot was not handed over.
     is_pending: bool,
     /// The route in whose rows the figures are.
@@ -71,9 +73,11 @@ impl RoutesExporter {
     fn read_route(&mut self, monitor: &MonitorState, id: RouteId, reported: u64) {
         // Before the rest is read: what changes in between is read again.
         let changes = monitor.counters.changes(id);
+        let delays = monitor.history.lock().delays.of(id);
         let route = self.routes.entry(id).or_insert_with(|| ExportedRoute::new(id));
-        if (changes, reported) != (route.changes, route.reported) {
-            (route.changes, route.reported, route.is_pending) = (changes, reported, true);
+        if (changes, reported, delays) != (route.changes, route.reported, route.delays) {
+            (route.changes, route.reported, route.delays) = (changes, reported, delays);
+            route.is_pending = true;
             route.snapshot = RouteSnapshot::now(monitor, id);
         }
     }
@@ -159,7 +163,8 @@ impl RoutesExporter {
 impl ExportedRoute {
     fn new(row: RouteId) -> Self {
         let snapshot = RouteSnapshot::default();
-        Self { snapshot, changes: 0, reported: 0, is_pending: false, row, series: None }
+        let delays = RouteDelays::default();
+        Self { snapshot, changes: 0, reported: 0, delays, is_pending: false, row, series: None }
     }
 
     /// Returns how many samples were not handed over yet.

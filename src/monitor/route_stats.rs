@@ -18,6 +18,7 @@ use crate::state::MonitorState;
 /// for route in routes {
 ///     println!("{} {}: {} stalls", route.method(), route.route(), route.stalls());
 ///     println!("  {:?} of {:?} stolen", route.stolen_time(), route.total_stall_duration());
+///     println!("  {:?} caused, {:?} suffered", route.delay_caused(), route.delay_suffered());
 ///     println!("  {} of {} requests in flight", route.in_flight(), route.requests());
 ///     println!("  {} polls, the longest of {:?}", route.polls(), route.longest_poll());
 ///     if let Some(age) = route.oldest_stall_age() {
@@ -40,6 +41,8 @@ pub struct RouteStats {
     stalls: u64,
     total_stall_duration: Duration,
     stolen_time: Duration,
+    delay_caused: Duration,
+    delay_suffered: Duration,
     oldest_stall_age: Option<Duration>,
     oldest_request_age: Option<Duration>,
 }
@@ -63,7 +66,10 @@ impl RouteStats {
         let by_cause = ids.iter().filter_map(|id| history.stalls.get(id)).flat_map(HashMap::values);
         by_cause.for_each(|reported| stalls.merge(reported));
         let stolen: Duration = ids.iter().map(|&id| history.split(id).own()).sum();
+        let delays: Vec<_> = ids.iter().map(|&id| history.delays.of(id)).collect();
         drop(history);
+        let caused = delays.iter().map(|delays| delays.caused).sum();
+        let suffered = delays.iter().flat_map(|delays| delays.suffered).sum();
         let in_progress = monitor.stalls_in_progress();
         let in_progress = in_progress.filter(|stall| ids.contains(&stall.poll.route));
         let oldest_stall_age = in_progress.map(|stall| stall.age).max();
@@ -81,6 +87,8 @@ impl RouteStats {
             stalls: stalls.count(),
             total_stall_duration: monitor.clock.duration(stalls.ticks()),
             stolen_time: stolen + monitor.clock.duration(totals.unreported_stalls.ticks()),
+            delay_caused: monitor.clock.duration(caused),
+            delay_suffered: monitor.clock.duration(suffered),
             oldest_stall_age: oldest_stall_age.map(|age| monitor.clock.duration(age)),
             oldest_request_age: None,
         })
@@ -166,6 +174,20 @@ impl RouteStats {
     #[must_use]
     pub fn stolen_time(&self) -> Duration {
         self.stolen_time
+    }
+
+    /// Returns the sum of other requests' delays that polls of this route have caused: the harm that
+    /// it has done. A poll of 1 ms or more may delay others; see
+    /// [who delayed whom](crate::guide::reports#who-delayed-whom).
+    #[must_use]
+    pub fn delay_caused(&self) -> Duration {
+        self.delay_caused
+    }
+
+    /// Returns the sum of the delays of 1 ms or more of this route's requests, whatever caused them.
+    #[must_use]
+    pub fn delay_suffered(&self) -> Duration {
+        self.delay_suffered
     }
 
     /// Returns the age of the oldest stall in progress; `None` if there is none.

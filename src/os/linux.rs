@@ -38,12 +38,22 @@ pub(crate) fn process_cpu_time() -> Option<Duration> {
 
 /// Returns how many page faults the current thread has had, whether they read from disk or not.
 pub(crate) fn thread_page_faults() -> Option<u64> {
+    let usage = thread_usage()?;
+    u64::try_from(usage.ru_minflt.saturating_add(usage.ru_majflt)).ok()
+}
+
+/// Returns how often the kernel has taken the current thread off the CPU, although it could have
+/// gone on.
+pub(crate) fn thread_preemptions() -> Option<u64> {
+    u64::try_from(thread_usage()?.ru_nivcsw).ok()
+}
+
+fn thread_usage() -> Option<libc::rusage> {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: the pointer is to memory for an `rusage`, to which the kernel writes.
     let is_read = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) } == 0;
     // SAFETY: a call that returned 0 has initialized the value.
-    let usage = is_read.then(|| unsafe { usage.assume_init() })?;
-    u64::try_from(usage.ru_minflt.saturating_add(usage.ru_majflt)).ok()
+    is_read.then(|| unsafe { usage.assume_init() })
 }
 
 /// Returns the monotonic clock in nanoseconds. Async-signal-safe, because `clock_gettime` is.

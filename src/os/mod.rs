@@ -25,7 +25,7 @@ pub(crate) use self::linux::{monotonic_nanos, open_own_memory, read_process_memo
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::other::{
     CgroupCpuStat, FdTarget, cpu_time, process_cpu_time, run_delay, sched_stat, thread_cpu_time,
-    thread_page_faults, thread_state, threads,
+    thread_page_faults, thread_preemptions, thread_state, threads,
 };
 #[cfg(stacks_supported)]
 pub(crate) use self::proc::tells_where_blocked;
@@ -33,7 +33,7 @@ pub(crate) use self::proc::tells_where_blocked;
 pub(crate) use self::{
     cgroup::CgroupCpuStat,
     fd_target::FdTarget,
-    linux::{cpu_time, process_cpu_time, thread_cpu_time, thread_page_faults},
+    linux::{cpu_time, process_cpu_time, thread_cpu_time, thread_page_faults, thread_preemptions},
     proc::{run_delay, sched_stat, thread_state, threads},
 };
 

@@ -62,6 +62,10 @@ pub(crate) fn thread_page_faults() -> Option<u64> {
     None
 }
 
+pub(crate) fn thread_preemptions() -> Option<u64> {
+    None
+}
+
 pub(crate) fn thread_cpu_time() -> Option<Duration> {
     None
 }

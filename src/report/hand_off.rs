@@ -83,7 +83,7 @@ mod tests {
             on_worker: true,
             in_flight: 0,
             io_starved: false,
-            rescued: false,
+            rescued_at: None,
             breakdown,
         };
         let samples: Vec<_> = samples.iter().map(|&(age, role)| sample(age, role)).collect();

@@ -1,6 +1,7 @@
 //! From measurements to reports. The reporter classifies and counts stalls. What may be slow, or
 //! may hang, has a thread of its own: symbolization, the log, and the hook.
 
+mod attribution;
 mod blocking_pool;
 mod classify;
 mod cpu_quota;

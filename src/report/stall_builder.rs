@@ -7,7 +7,7 @@ use super::classify::{Classification, classify};
 use super::split::{HostDelay, HostDelays, split};
 use crate::os::Syscall;
 use crate::stacks::CaptureFailure;
-use crate::stall::{Cause, Missing, Stall};
+use crate::stall::{Cause, Missing, Stall, TimeSplit};
 use crate::state::{DelayKind, MonitorState, StackSample, StallMessage, weighted};
 
 /// What a report is built from.
@@ -43,7 +43,7 @@ impl<'a> StallBuilder<'a> {
         let duration = monitor.clock.duration(stall.ticks);
         let threshold = monitor.clock.duration(stall.threshold);
         let breakdown = stall.breakdown.as_ref();
-        let split = split(breakdown, duration, &self.host_delays());
+        let split = self.split();
         let classification = classify(breakdown, &split, threshold, self.throttled);
         let sample = self.representative_sample(classification.cause);
         let syscall = syscall(&classification, sample);
@@ -61,10 +61,17 @@ impl<'a> StallBuilder<'a> {
             worker: stall.worker,
             in_flight: stall.in_flight,
             io_starved: stall.io_starved,
-            rescued: stall.rescued,
+            rescued: stall.rescued_at.is_some(),
+            delayed: Arc::default(),
             missing: self.missing(classification.cause, sample),
             frames: sample.map_or_else(|| [].into(), |sample| Arc::clone(&sample.frames)),
         })
+    }
+
+    /// Returns where the time of the stall went.
+    pub(super) fn split(&self) -> TimeSplit {
+        let duration = self.monitor.clock.duration(self.stall.ticks);
+        split(self.stall.breakdown.as_ref(), duration, &self.host_delays())
     }
 
     fn host_delays(&self) -> HostDelays {

@@ -52,7 +52,7 @@ pub(super) fn send(state: &RequestState, phase: Phase, start: u64, ticks: u64, e
         on_worker: thread.is_on_worker,
         in_flight: monitor.other_requests_in_flight(state.route),
         io_starved: observations.is_starved(start),
-        rescued: observations.is_rescued(start),
+        rescued_at: observations.rescued_at(start),
         breakdown,
     };
     if !monitor.queue.push_ended(EndedStall { stall, end, span: SpanRef::current() }) {

@@ -4,6 +4,7 @@
 //! request. [`RequestRecord`] is what it points to, and stays in place. [`PollGuard`] is one poll.
 
 mod answer;
+mod attribution;
 mod completion;
 mod ended_stall;
 mod guard;
@@ -11,6 +12,7 @@ mod local_handle;
 mod poll_guard;
 mod pool;
 mod record;
+mod schedule_latency;
 mod thread_local;
 mod waker;
 

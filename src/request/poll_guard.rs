@@ -7,8 +7,10 @@
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::task::Waker;
 
+use super::attribution;
 use super::ended_stall;
 use super::record::{RequestRecord, RequestState};
+use super::schedule_latency;
 use crate::routes::RouteId;
 use crate::shard::{PollInfo, Shard};
 use crate::stall::Phase;
@@ -55,8 +57,8 @@ impl<'a, const PHASE: usize> PollGuard<'a, PHASE> {
         let (state, waker) = record.parts();
         let shard = &*state.shard;
         let start = shard.context.clock.now();
-        let waker =
-            waker.for_poll(task, |woken_at| state.add_schedule_latency(shard, woken_at, start));
+        let waker = waker
+            .for_poll(task, |woken_at| schedule_latency::record(state, shard, woken_at, start));
         let info = || Self::info(state.route, state.span, start, mark);
         state.activity.poll(start);
         publish(shard, &mut state.poll_start, start, info);
@@ -152,6 +154,9 @@ fn record_slow_path(state: &RequestState, phase: Phase, end: u64) -> u64 {
     let stalled = ended_stall::own_stall(shard, start, ticks);
     if start != state.poll_start {
         shard.current_poll.resume();
+    }
+    if stalled.is_none() {
+        attribution::record_poll(state, start, end);
     }
     // Last, because it calls the subscriber, which may panic: the slot is consistent by then.
     if let Some(stalled) = stalled {

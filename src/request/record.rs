@@ -210,15 +210,6 @@ impl RequestState {
         }
     }
 
-    /// Records the latency between the wake and the start of the poll that it led to.
-    #[inline(always)]
-    pub(super) fn add_schedule_latency(&self, shard: &Shard, woken_at: u64, poll_start: u64) {
-        // A future that wakes itself cannot be polled before its current poll has ended.
-        let ready = woken_at.max(self.last_poll_end);
-        let bounds = &shard.context.bounds;
-        self.counters.add_schedule_latency(bounds, poll_start.wrapping_sub(ready));
-    }
-
     #[inline(always)]
     pub(super) fn is_on_current_thread(&self) -> bool {
         self.local.is_of_current_thread()

@@ -63,21 +63,14 @@ impl RouteCounters {
         add(&self.slow_additions, 1, Ordering::Release);
     }
 
-    /// Adds a schedule latency. A negative one, which occurs where the clocks of two processors
-    /// differ, counts as zero.
+    /// Adds a schedule latency that belongs to the first bucket.
     #[inline(always)]
-    pub(crate) fn add_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
-        if ticks <= bounds.first() {
-            self.histograms.add_to_first(SCHEDULE_LATENCY, ticks);
-        } else {
-            self.add_long_schedule_latency(bounds, ticks);
-        }
+    pub(crate) fn add_short_schedule_latency(&self, ticks: u64) {
+        self.histograms.add_to_first(SCHEDULE_LATENCY, ticks);
     }
 
-    #[cold]
-    fn add_long_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
-        let is_negative = ticks > i64::MAX as u64;
-        self.histograms.add(SCHEDULE_LATENCY, bounds, if is_negative { 0 } else { ticks });
+    pub(crate) fn add_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
+        self.histograms.add(SCHEDULE_LATENCY, bounds, ticks);
     }
 
     pub(crate) fn add_unreported_stall(&self, bounds: &BucketBounds, ticks: u64) {

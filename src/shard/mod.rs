@@ -11,6 +11,7 @@ mod notifier;
 mod observations;
 mod outcome;
 mod poll;
+mod preemption;
 mod thread_counters;
 mod thread_samples;
 mod thresholds;
@@ -32,6 +33,7 @@ pub(crate) use self::time_breakdown::TimeBreakdown;
 
 use self::current_poll::CurrentPoll;
 use self::histogram::add;
+use self::preemption::Preemption;
 use crate::os::Tid;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -55,6 +57,7 @@ pub(crate) struct Shard {
     /// belongs to it, and a reader that finds the last owner's corrects itself at the next scan.
     tid: AtomicU64,
     pub(crate) observations: PollObservations,
+    pub(crate) preemption: Preemption,
 }
 
 impl Shard {
@@ -70,6 +73,7 @@ impl Shard {
             is_unknown_worker: AtomicBool::new(false),
             tid: AtomicU64::new(0),
             observations: PollObservations::default(),
+            preemption: Preemption::default(),
         }
     }
 
@@ -117,7 +121,11 @@ impl Shard {
 
     /// Returns the id of the poll in this shard that began at `start`.
     pub(crate) fn poll_id(&self, start: u64) -> PollId {
-        PollId { shard: std::ptr::from_ref(self).addr(), start }
+        PollId { shard: self.address(), start }
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Returns the kernel's id of the owning thread.

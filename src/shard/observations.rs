@@ -22,9 +22,9 @@ pub(crate) struct PollObservations {
     capture_ages: [AtomicU64; 2],
     /// The last poll during which the I/O driver was starved. Written by the rescuer.
     starved: AtomicU64,
-    /// The last poll during which another worker took over the I/O driver after a wake-up. Written
-    /// by the rescuer.
-    rescued: AtomicU64,
+    /// The last poll during which another worker took over the I/O driver after a wake-up, and when,
+    /// in ticks. Written by the rescuer.
+    rescued: [AtomicU64; 2],
     /// The last poll whose stack shows that it gives up its worker. Written by the reporter.
     handed_off: AtomicU64,
     /// The last poll whose worker went on meanwhile, on another thread.
@@ -55,14 +55,15 @@ impl PollObservations {
         set(&self.starved, start);
     }
 
-    /// Returns whether another worker took over the I/O driver during the poll that began at
-    /// `start`.
-    pub(crate) fn is_rescued(&self, start: u64) -> bool {
-        get(&self.rescued) == start
+    /// Returns when another worker took over the I/O driver during the poll that began at `start`.
+    pub(crate) fn rescued_at(&self, start: u64) -> Option<u64> {
+        let at = get(&self.rescued[1]);
+        (get(&self.rescued[0]) == start).then_some(at)
     }
 
-    pub(crate) fn set_rescued(&self, start: u64) {
-        set(&self.rescued, start);
+    pub(crate) fn set_rescued(&self, start: u64, at: u64) {
+        set(&self.rescued[1], at);
+        set(&self.rescued[0], start);
     }
 
     /// Returns whether the poll that began at `start` has handed off its worker, to a thread that

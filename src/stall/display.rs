@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Frame, Phase, Stall};
+use super::{Cause, Delayed, Frame, Phase, Stall};
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,7 +22,7 @@ impl Stall {
         if self.is_mixed() {
             write!(f, "; {}", SplitText(self))?;
         }
-        write!(f, "; {}", InFlight(self.in_flight))?;
+        write!(f, "; {}", Others { stall: self, max_routes: 1 })?;
         match self.driver_text() {
             Some(driver) => write!(f, "; {driver}"),
             None => Ok(()),
@@ -39,7 +39,7 @@ impl Stall {
         } else if let Some(frame) = self.library_frame() {
             write!(f, "\n  in a library: {frame}")?;
         }
-        write!(f, "\n  {}", InFlight(self.in_flight))?;
+        write!(f, "\n  {}", Others { stall: self, max_routes: 5 })?;
         for text in self.driver_text().into_iter().chain(self.missing()) {
             write!(f, "\n  {text}")?;
         }
@@ -128,15 +128,48 @@ impl fmt::Display for SplitText<'_> {
     }
 }
 
-/// The number of other requests in flight.
-struct InFlight(usize);
+/// The other requests: those that are known to have been delayed, or else the number in flight.
+struct Others<'a> {
+    stall: &'a Stall,
+    /// How many of the delayed routes are named.
+    max_routes: usize,
+}
 
-impl fmt::Display for InFlight {
+impl fmt::Display for Others<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let delayed = self.stall.delayed();
+        if delayed.is_empty() {
+            return match self.stall.in_flight {
+                0 => f.write_str("no other request was in flight"),
+                1 => f.write_str("1 other request was in flight"),
+                n => write!(f, "{n} other requests were in flight"),
+            };
+        }
+        let requests: u64 = delayed.iter().map(Delayed::requests).sum();
+        let plural = if requests == 1 { "" } else { "s" };
+        let total = Elapsed(self.stall.delay_caused());
+        write!(f, "delayed {requests} request{plural} by {total} in total")?;
+        for (index, of_route) in delayed.iter().take(self.max_routes).enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            let Delayed { method, route, requests, longest, .. } = of_route;
+            write!(f, "{separator}{method} {route} {requests} (worst {})", Elapsed(*longest))?;
+        }
+        match delayed.len().saturating_sub(self.max_routes) {
+            0 => Ok(()),
+            1 => f.write_str(", and 1 other route"),
+            n => write!(f, ", and {n} other routes"),
+        }
+    }
+}
+
+/// Seconds with one digit, or milliseconds if it is less than one.
+struct Elapsed(Duration);
+
+impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("no other request was in flight"),
-            1 => f.write_str("1 other request was in flight"),
-            n => write!(f, "{n} other requests were in flight"),
+            duration if duration < Duration::from_secs(1) => Millis(duration).fmt(f),
+            duration => write!(f, "{:.1} s", duration.as_secs_f64()),
         }
     }
 }
@@ -199,9 +232,10 @@ mod tests {
     #[test]
     fn a_line_names_route_duration_cause_and_location() {
         let expected = "GET /report stalled worker 1 for 212 ms (threshold 25 ms): blocked in \
-                        `recvfrom` (socket to 10.0.0.7:5432) at src/billing.rs:87; 37 other \
-                        requests were in flight; the runtime's I/O driver was starved until the \
-                        watchdog woke another worker";
+                        `recvfrom` (socket to 10.0.0.7:5432) at src/billing.rs:87; delayed \
+                        14 requests by 1.9 s in total: GET /users/{id} 9 (worst 205 ms), and 1 \
+                        other route; the runtime's I/O driver was starved until the watchdog woke \
+                        another worker";
         assert_eq!(documented().to_string(), expected);
         let guide = include_str!("../docs/reports.md");
         assert_eq!(block(guide, "<!-- line -->\n```text\n", "\n```"), expected);
@@ -223,7 +257,8 @@ mod tests {
             block(include_str!("../docs/reports.md"), "<!-- split -->\n```text\n", "\n```");
         let report = format!("{throttled:#}");
         assert!(report.starts_with(&format!("{documented}\n")), "{report}");
-        let text = "CPU quota) at src/billing.rs:87; 780 ms in the run queue, 220 ms on-CPU; 37";
+        let text =
+            "CPU quota) at src/billing.rs:87; 780 ms in the run queue, 220 ms on-CPU; delayed";
         assert!(throttled.to_string().contains(text), "{throttled}");
         let stopped = stall(400, 0, 0, 5_000).to_string();
         assert!(stopped.contains("; 5000 ms stopped, 400 ms on-CPU; "), "{stopped}");
@@ -237,6 +272,7 @@ mod tests {
         let stall = Stall {
             cause: Cause::Cpu,
             in_flight: 1,
+            delayed: Arc::default(),
             ..Stall::for_tests([
                 frame("BrotliEncoder::compress", Some(("brotli-8.0.0/src/enc.rs", 7)), false),
                 frame("poll_frame", Some(("tower-http-0.7.1/src/compression/body.rs", 87)), false),
@@ -259,6 +295,7 @@ mod tests {
             in_progress: true,
             io_starved: false,
             in_flight: 0,
+            delayed: Arc::default(),
             worker: None,
             phase: Phase::Body,
             missing: Some(Missing::Capture(CaptureFailure::Running)),

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, Frame, Location, Phase, Stall};
+use super::{Cause, Delayed, Frame, Location, Phase, Stall};
 
 #[derive(Serialize)]
 struct Shape<'a> {
@@ -23,9 +23,32 @@ struct Shape<'a> {
     in_flight: usize,
     io_starved: bool,
     rescued: bool,
+    delayed: Vec<DelayedShape<'a>>,
+    delay_caused_seconds: f64,
     location: Option<&'a Location>,
     frames: &'a [Frame],
     missing: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct DelayedShape<'a> {
+    method: &'a str,
+    route: &'a str,
+    requests: u64,
+    total_seconds: f64,
+    longest_seconds: f64,
+}
+
+impl<'a> DelayedShape<'a> {
+    fn new(delayed: &'a Delayed) -> Self {
+        Self {
+            method: delayed.method(),
+            route: delayed.route(),
+            requests: delayed.requests(),
+            total_seconds: delayed.total().as_secs_f64(),
+            longest_seconds: delayed.longest().as_secs_f64(),
+        }
+    }
 }
 
 impl Serialize for Stall {
@@ -48,6 +71,8 @@ impl Serialize for Stall {
             in_flight: self.in_flight(),
             io_starved: self.is_io_starved(),
             rescued: self.is_rescued(),
+            delayed: self.delayed().iter().map(DelayedShape::new).collect(),
+            delay_caused_seconds: self.delay_caused().as_secs_f64(),
             location: self.location(),
             frames: self.frames(),
             missing: self.missing(),
@@ -85,6 +110,23 @@ mod tests {
             "in_flight": 37,
             "io_starved": true,
             "rescued": true,
+            "delayed": [
+                {
+                    "method": "GET",
+                    "route": "/users/{id}",
+                    "requests": 9,
+                    "total_seconds": 1.5,
+                    "longest_seconds": 0.205,
+                },
+                {
+                    "method": "GET",
+                    "route": "/health",
+                    "requests": 5,
+                    "total_seconds": 0.4,
+                    "longest_seconds": 0.18,
+                },
+            ],
+            "delay_caused_seconds": 1.9,
             "location": { "file": "src/billing.rs", "line": 87 },
             "frames": [{
                 "function": "invoices",

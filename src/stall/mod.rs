@@ -2,6 +2,7 @@
 
 mod capture_failure;
 mod cause;
+mod delayed;
 mod display;
 mod frame;
 #[cfg(feature = "serde")]
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub(crate) use self::capture_failure::CaptureFailure;
 pub use self::cause::Cause;
+pub use self::delayed::Delayed;
 pub use self::frame::{Frame, Location};
 pub(crate) use self::missing::Missing;
 pub use self::phase::Phase;
@@ -115,6 +117,16 @@ pub(crate) use self::time_split::TimeSplit;
 ///   "in_flight": 37,
 ///   "io_starved": true,
 ///   "rescued": true,
+///   "delayed": [
+///     {
+///       "method": "GET",
+///       "route": "/users/{id}",
+///       "requests": 9,
+///       "total_seconds": 1.5,
+///       "longest_seconds": 0.205
+///     }
+///   ],
+///   "delay_caused_seconds": 1.5,
 ///   "location": { "file": "src/billing.rs", "line": 87 },
 ///   "frames": [
 ///     {
@@ -142,6 +154,7 @@ pub struct Stall {
     pub(crate) in_flight: usize,
     pub(crate) io_starved: bool,
     pub(crate) rescued: bool,
+    pub(crate) delayed: Arc<[Delayed]>,
     pub(crate) frames: Arc<[Frame]>,
     pub(crate) missing: Option<Missing>,
 }
@@ -267,6 +280,25 @@ impl Stall {
         self.in_flight
     }
 
+    /// Returns which requests the stall has delayed, by route, most harm first: those that could have
+    /// been polled, but waited for its poll to end. Empty if there are none that are known.
+    ///
+    /// It is complete for what was waiting when the stall ended, up to a tenth of a second after;
+    /// a stall in progress has delayed mostly requests that still wait. Delays of less than 1 ms do
+    /// not count, and neither does what the runtime does not show: see
+    /// [who delayed whom](crate::guide::reports#who-delayed-whom).
+    #[must_use]
+    pub fn delayed(&self) -> &[Delayed] {
+        &self.delayed
+    }
+
+    /// Returns the sum of the delays that the stall has caused: the harm that it has done. See
+    /// [`delayed`](Self::delayed).
+    #[must_use]
+    pub fn delay_caused(&self) -> Duration {
+        self.delayed.iter().map(|delayed| delayed.total).sum()
+    }
+
     /// Returns whether the runtime's I/O driver was starved during the stall, in which case no
     /// timer fires and no socket is serviced. Known on Unix, on runtimes with I/O.
     #[must_use]
@@ -328,6 +360,15 @@ impl Stall {
             in_flight: 37,
             io_starved: true,
             rescued: true,
+            delayed: [("/users/{id}", 9, 1_500, 205), ("/health", 5, 400, 180)]
+                .map(|(route, requests, total, longest)| Delayed {
+                    method: "GET",
+                    route: route.into(),
+                    requests,
+                    total: Duration::from_millis(total),
+                    longest: Duration::from_millis(longest),
+                })
+                .into(),
             frames: frames.into(),
             missing: None,
         }

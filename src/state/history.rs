@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::collapsed_stacks::CollapsedStacks;
+use super::delay_totals::DelayTotals;
 use super::stack_samples::StackSamples;
 use crate::routes::RouteId;
 use crate::shard::{HistogramSnapshot, PollId};
@@ -21,6 +22,7 @@ pub(crate) struct HistoryInner {
     pub(crate) stalls: HashMap<RouteId, HashMap<Cause, HistogramSnapshot>>,
     /// Where the time of all ended stalls went, by route. Adds up to the time in `stalls`.
     pub(crate) splits: HashMap<RouteId, TimeSplit>,
+    pub(crate) delays: DelayTotals,
     /// The long polls that handed off their worker, by route.
     pub(crate) handed_off: HashMap<RouteId, u64>,
     /// The polls over the threshold on threads that are no workers, by route.

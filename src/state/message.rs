@@ -34,7 +34,8 @@ pub(crate) struct StallMessage {
     /// The number of other requests in flight.
     pub(crate) in_flight: usize,
     pub(crate) io_starved: bool,
-    pub(crate) rescued: bool,
+    /// When another worker took over the starved I/O driver, in ticks.
+    pub(crate) rescued_at: Option<u64>,
     pub(crate) breakdown: Option<TimeBreakdown>,
 }
 

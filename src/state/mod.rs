@@ -1,8 +1,10 @@
 //! The state of one monitor that its layers and its threads share.
 
+mod attribution_queue;
 mod blocking_pool_wait;
 mod collapsed_stacks;
 mod counters_by_route;
+mod delay_totals;
 mod flag;
 mod history;
 mod message;
@@ -18,6 +20,7 @@ mod token_bucket;
 mod watchdog_delays;
 mod worker_counters;
 mod worker_index;
+mod worker_parks;
 mod worker_threads;
 
 use std::collections::HashMap;
@@ -27,7 +30,9 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+pub(crate) use self::attribution_queue::{AttributionQueue, Delay, Lane, LongPoll};
 pub(crate) use self::blocking_pool_wait::BlockingPoolWait;
+pub(crate) use self::delay_totals::{DelayTotals, DelayedBy, RouteDelays};
 pub(crate) use self::history::History;
 pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
 pub(crate) use self::request_activity::RequestActivity;
@@ -46,6 +51,7 @@ use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::shards::Shards;
+use self::worker_parks::WorkerParks;
 use crate::os::Clock;
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
@@ -73,12 +79,14 @@ pub(crate) struct MonitorState {
     pub(crate) thresholds: Arc<Thresholds>,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) queue: ReportQueue,
+    pub(crate) attribution: AttributionQueue,
     pub(crate) history: History,
     pub(crate) requests: Requests,
     pub(crate) capture_pool: CapturePool,
     pub(crate) delays: WatchdogDelays,
     /// The unmeasured poll that occupies each worker.
     pub(crate) unattributed: Box<[UnattributedPoll]>,
+    pub(crate) worker_parks: WorkerParks,
     pub(crate) worker_threads: WorkerThreads,
     pub(crate) blocking_pool_wait: Arc<BlockingPoolWait>,
     pub(crate) blocking_pool_permit: Arc<ThreadPermit>,
@@ -114,6 +122,7 @@ impl MonitorState {
             bounds: context.bounds.clone(),
             thresholds: Arc::clone(&context.thresholds),
             notifier: Arc::clone(&context.notifier),
+            attribution: AttributionQueue::default(),
             shards: Shards::new(context),
             counters: CountersByRoute::new(routes.len()),
             routes,
@@ -124,6 +133,7 @@ impl MonitorState {
             capture_pool: CapturePool::new(stacks_missing.is_none(), workers),
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
+            worker_parks: WorkerParks::new(workers),
             worker_threads: WorkerThreads::new(workers),
             blocking_pool_wait: Arc::default(),
             blocking_pool_permit: Arc::default(),
@@ -184,6 +194,12 @@ impl MonitorState {
         let mut ages = self.requests.longest_unpolled(self.clock.now(), self.clock.ticks(MIN_AGE));
         ages.retain(|&route, _| !self.routes.is_task(route));
         ages.into_iter().map(|(route, age)| (route, self.clock.duration(age))).collect()
+    }
+
+    /// Returns since when a worker has polled tasks without parking, if that is known.
+    pub(crate) fn busy_since(&self, worker: usize) -> Option<u64> {
+        let [parks, _] = worker_counters(&self.runtime.metrics(), worker)?;
+        self.worker_parks.busy_since(worker, parks)
     }
 
     // === polls in progress ===
@@ -322,7 +338,7 @@ pub(crate) mod tests {
         new_state(Clock::new(), runtime)
     }
 
-    fn new_state(clock: Clock, runtime: &Runtime) -> Arc<MonitorState> {
+    pub(crate) fn new_state(clock: Clock, runtime: &Runtime) -> Arc<MonitorState> {
         let options = Options {
             runtime_name: "test".into(),
             max_routes: 8,

@@ -39,7 +39,7 @@ impl ReportQueue {
         if self.is_closed() {
             return false;
         }
-        if ended.stall.rescued {
+        if ended.stall.rescued_at.is_some() {
             self.rescues.fetch_add(1, Ordering::Relaxed);
         }
         let is_queued = self.ended.push(ended).is_ok();

@@ -73,7 +73,7 @@ impl<'a> StallInProgress<'a> {
             on_worker: true,
             in_flight: monitor.other_requests_in_flight(poll.route),
             io_starved: observations.is_starved(poll.start),
-            rescued: observations.is_rescued(poll.start),
+            rescued_at: observations.rescued_at(poll.start),
             breakdown: observations.breakdown(poll.start),
         }
     }
@@ -117,17 +117,14 @@ impl UnattributedPoll {
     /// it.
     pub(crate) fn begin(&self, start: u64) {
         let observed_since = self.observed_since();
-        let was = |is: fn(&PollObservations, u64) -> bool| {
-            observed_since.is_some_and(|since| is(&self.observations, since))
-        };
-        let (is_starved, is_rescued) =
-            (was(PollObservations::is_starved), was(PollObservations::is_rescued));
+        let is_starved = observed_since.is_some_and(|since| self.observations.is_starved(since));
+        let rescued_at = observed_since.and_then(|since| self.observations.rescued_at(since));
         self.start.store(start, Ordering::Relaxed);
         if is_starved {
             self.observations.set_starved(start);
         }
-        if is_rescued {
-            self.observations.set_rescued(start);
+        if let Some(at) = rescued_at {
+            self.observations.set_rescued(start, at);
         }
     }
 

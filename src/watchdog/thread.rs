@@ -155,8 +155,8 @@ impl Watchdog {
         scan.is_worker_busy && self.last_scan.is_worker_busy
     }
 
-    /// Asks for a flush of the counters if one is due, or if a stall has begun, and for the
-    /// symbolization of captured stacks.
+    /// Asks for a flush of the counters if one is due, or if a stall has begun, for the
+    /// symbolization of captured stacks, and for the attribution of delays.
     fn notify_others(&mut self, last: &Scan, now: u64) {
         let (scan, monitor) = (&self.last_scan, &self.monitor);
         // What was counted last is flushed before the watchdog goes idle.
@@ -176,6 +176,10 @@ impl Watchdog {
             }
             monitor.queue.request_flush();
             self.flushed_at = now;
+        }
+        let attribution = &monitor.attribution;
+        if attribution.is_filling() || (is_flush_due && attribution.has_delays()) {
+            monitor.queue.notify();
         }
     }
 

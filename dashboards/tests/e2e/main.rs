@@ -182,7 +182,7 @@ fn assert_number_of_recorded_series(prometheus: &Prometheus) {
         prometheus.instant(&format!("count({series})")).first().map_or(0.0, api::value)
     };
     assert_eq!(count(r#"{__name__=~"job_instance.*:.+:.+"}"#), 5.0 * 3.0);
-    assert_eq!(count(r#"{__name__=~"job:.+:.+"}"#), 3.0);
+    assert_eq!(count(r#"{__name__=~"job:.+:.+"}"#), 2.0 * 3.0);
     let routes = count("count by (job, method, route) (tower_stall_in_progress_seconds)");
     assert_eq!(count("job_method_route:tower_stall_stolen:ratio_rate5m"), routes);
     let waiting_routes =

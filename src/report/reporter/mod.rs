@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attribution::Attribution;
 use super::cpu_quota::CpuQuota;
 use super::hand_off::{Verdict, judge};
 use super::message::Message;
@@ -22,6 +23,17 @@ use crate::trace::{Parent, SpanRef};
 const SCAN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it then waits, before it is counted, for stacks that may show a hand-off.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stall of unmeasured code in progress waits for its first stack, which may show that
+/// the thread is not inside the runtime at all.
+const UNMEASURED_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long after its end a stall may turn out to have delayed a request: that long it takes
+/// the workers to poll what was waiting. With what the attribution lags behind, a report is held
+/// back for 100 ms.
+const DELAY_WINDOW: Duration = Duration::from_millis(80);
+/// How long a counted stall waits for the delays that it has caused.
+const DELAY_TIMEOUT: Duration = Duration::from_millis(200);
+/// How often the reporter checks for these.
+const DELAY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a counted stall waits for its stacks before it is reported without.
 const STACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it keeps the span of its request open meanwhile. Longer than the log may, because the
@@ -40,11 +52,12 @@ pub(crate) struct Reporter {
     monitor: Arc<MonitorState>,
     outputs: Outputs,
     cpu_quota: CpuQuota,
+    attribution: Attribution,
     /// Stalls in progress that are not reported yet, with the time of arrival.
     in_progress: VecDeque<(Instant, InProgressReport)>,
     /// Ended stalls that are not counted yet, with the time of arrival.
     ended: VecDeque<(Instant, EndedStall)>,
-    /// Ended stalls that are counted, but not reported yet. As few as there are captures.
+    /// Ended stalls that are counted, but not reported yet.
     counted: Vec<CountedStall>,
     /// The notices that have not been sent.
     pending_notices: Vec<Notice>,
@@ -54,9 +67,12 @@ pub(crate) struct Reporter {
     closed_at: Option<Instant>,
 }
 
-/// An ended stall that is counted, and shown, but of which stacks are still to be symbolized.
+/// An ended stall that is counted, and shown, but not reported: stacks of it are still to be
+/// symbolized, or it is not known yet whom it has delayed.
 struct CountedStall {
     arrived: Instant,
+    /// Whether it was counted without some of its stacks.
+    lacks_stacks: bool,
     stall: StallMessage,
     ends: Ends,
     parent: Parent,
@@ -74,6 +90,7 @@ struct Ends {
 impl Reporter {
     pub(crate) fn new(monitor: Arc<MonitorState>, outputs: Outputs) -> Self {
         Self {
+            attribution: Attribution::new(Arc::clone(&monitor)),
             monitor,
             outputs,
             cpu_quota: CpuQuota::new(),
@@ -108,6 +125,8 @@ impl Reporter {
     fn pause(&self) {
         if !(self.ended.is_empty() && self.in_progress.is_empty()) {
             std::thread::park_timeout(POLL_INTERVAL);
+        } else if self.counted.iter().any(|counted| counted.arrived.elapsed() < DELAY_TIMEOUT) {
+            std::thread::park_timeout(DELAY_INTERVAL);
         } else if !(self.counted.is_empty() && self.outputs.log.is_empty()) {
             std::thread::park_timeout(CHECK_INTERVAL);
         } else {
@@ -121,8 +140,9 @@ impl Reporter {
         }
         self.cpu_quota.update();
         self.receive(now);
+        self.attribute_delays();
         self.send_notices();
-        self.report_stacked(now);
+        self.report_complete(now);
         self.release_spans(now);
     }
 
@@ -142,7 +162,9 @@ impl Reporter {
             self.in_progress.push_back((now, report));
         }
         for (arrived, report) in std::mem::take(&mut self.in_progress) {
-            if self.may_wait_for_stacks(report.stall.id, arrived, COUNT_TIMEOUT, now) {
+            let is_measured = report.stall.poll.route != Routes::UNATTRIBUTED;
+            let timeout = if is_measured { COUNT_TIMEOUT } else { UNMEASURED_TIMEOUT };
+            if self.may_wait_for_stacks(report.stall.id, arrived, timeout, now) {
                 self.in_progress.push_back((arrived, report));
             } else {
                 self.report_in_progress(&report, arrived);
@@ -150,11 +172,21 @@ impl Reporter {
         }
         for (arrived, ended) in std::mem::take(&mut self.ended) {
             if self.is_countable(arrived, &ended, scanned_until, now) {
-                self.count(ended, arrived, now);
+                self.count(ended, arrived);
                 monitor.queue.request_flush();
             } else {
                 self.ended.push_back((arrived, ended));
             }
+        }
+    }
+
+    /// Attributes the delays of which it is known what kept the requests waiting.
+    fn attribute_delays(&mut self) {
+        if self.closed_at.is_some() {
+            self.attribution.finish();
+        } else {
+            let undecided = self.ended.iter().map(|(_, ended)| ended.stall.poll.start).min();
+            self.attribution.update(undecided);
         }
     }
 
@@ -202,18 +234,18 @@ impl Reporter {
         }
         let throttled = self.cpu_quota.recent();
         let builder = StallBuilder::in_progress(&self.monitor, stall, &samples, throttled);
-        if let Some(report) = builder.build() {
+        if let Some(mut report) = builder.build() {
+            report.delayed = self.attribution.delayed_by(stall.id);
             self.send(stall.id, report, Parent::Id(stall.poll.span), arrived);
         }
     }
 
-    /// Decides whether an ended poll was a stall, counts it, and reports it unless stacks are still
-    /// to be symbolized.
-    fn count(&mut self, ended: EndedStall, arrived: Instant, now: Instant) {
+    /// Decides whether an ended poll was a stall, and counts it.
+    fn count(&mut self, ended: EndedStall, arrived: Instant) {
         let EndedStall { mut stall, end, span } = ended;
         let mut stall_end = end;
         // Read before the samples: if no stack is pending, they are complete.
-        let is_pending = self.monitor.capture_pool.is_pending(stall.id);
+        let lacks_stacks = self.monitor.capture_pool.is_pending(stall.id);
         let duration = end.saturating_sub(stall.poll.start);
         let mut samples = self.take_samples(&stall, duration);
         let route = stall.poll.route;
@@ -224,6 +256,7 @@ impl Reporter {
             // It is a stall only up to the hand-off.
             stall.ticks = after;
             if stall.ticks <= stall.threshold {
+                self.attribution.remove(&stall);
                 self.unneeded_spans.push(span);
                 return;
             }
@@ -236,13 +269,17 @@ impl Reporter {
             return;
         };
         self.account(&stall, ends, &report);
+        self.attribution.add_stall(&stall, ends.stall, &report.split);
         let parent = Parent::Open(span);
-        let counted = CountedStall { arrived, stall, ends, parent, samples, report };
-        if is_pending {
-            self.counted.push(counted);
-        } else {
-            self.report_ended(counted, now);
-        }
+        self.counted.push(CountedStall {
+            arrived,
+            lacks_stacks,
+            stall,
+            ends,
+            parent,
+            samples,
+            report,
+        });
     }
 
     /// Adds an ended stall to the results that the metrics, `routes` and `recent_stalls` are made
@@ -259,17 +296,33 @@ impl Reporter {
         history.splits.entry(stall.poll.route).or_default().add(&report.split);
     }
 
-    /// Reports the counted stalls whose stacks are symbolized by now, or have taken too long.
-    fn report_stacked(&mut self, now: Instant) {
+    /// Reports the counted stalls of which everything is known by now, or has taken too long.
+    fn report_complete(&mut self, now: Instant) {
         for mut counted in std::mem::take(&mut self.counted) {
             let (id, arrived) = (counted.stall.id, counted.arrived);
-            if self.may_wait_for_stacks(id, arrived, STACK_TIMEOUT, now) {
+            if self.may_wait_for_delays(&counted, now)
+                || self.may_wait_for_stacks(id, arrived, STACK_TIMEOUT, now)
+            {
                 self.counted.push(counted);
                 continue;
             }
-            self.add_stacks(&mut counted);
+            if counted.lacks_stacks {
+                self.add_stacks(&mut counted);
+            }
+            counted.report.delayed = self.attribution.delayed_by(id);
+            self.attribution.forget(id);
+            self.monitor.history.lock().replace(id, counted.report.clone());
             self.report_ended(counted, now);
         }
+    }
+
+    /// Returns whether requests that a stall has delayed may not be known yet, and may be waited
+    /// for.
+    fn may_wait_for_delays(&self, counted: &CountedStall, now: Instant) -> bool {
+        let window = self.monitor.clock.ticks(DELAY_WINDOW);
+        let is_known = self.attribution.is_settled(counted.ends.poll + window);
+        let has_elapsed = now.saturating_duration_since(counted.arrived) >= DELAY_TIMEOUT;
+        !is_known && !has_elapsed && self.counted.len() < MAX_WAITING
     }
 
     /// Completes a report with the stacks that were symbolized after it was counted. What was
@@ -288,7 +341,6 @@ impl Reporter {
             frames: complete.frames,
             ..report.clone()
         };
-        self.monitor.history.lock().replace(stall.id, report.clone());
     }
 
     fn report_ended(&mut self, counted: CountedStall, now: Instant) {

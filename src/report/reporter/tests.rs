@@ -8,6 +8,7 @@ use crate::shard::{PollInfo, TimeBreakdown};
 use crate::stacks::{CaptureFailure, ThreadRole};
 use crate::stall::{Frame, Location, Missing, Phase};
 use crate::state::tests::state;
+use crate::state::{Delay, Lane};
 use crate::trace::SpanRef;
 
 const MILLI: u64 = 1_000_000;
@@ -63,7 +64,7 @@ impl Driven {
             on_worker: true,
             in_flight: 0,
             io_starved: false,
-            rescued: false,
+            rescued_at: None,
             breakdown,
         }
     }
@@ -221,6 +222,8 @@ fn a_stall_that_waits_for_its_stack_keeps_no_other_waiting() {
     driven.end(None);
     let other = PollId { start: ID.start + MILLI, ..ID };
     driven.end_poll(other, None);
+    assert_eq!(driven.durations(), [], "whom the other has delayed may depend on this one");
+    driven.now += DELAY_TIMEOUT;
     assert_eq!(driven.durations(), [millis(100)]);
     driven.monitor.capture_pool.end(ID);
     assert_eq!(driven.durations(), [millis(100)]);
@@ -282,6 +285,24 @@ fn a_stall_in_progress_is_reported_with_its_stacks_unless_it_has_ended() {
     driven.monitor.queue.push_in_progress(InProgressReport { stall });
     driven.monitor.unattributed[0].begin(0);
     assert_eq!(driven.durations(), [], "its end is reported");
+}
+
+#[test]
+fn a_report_names_whom_the_stall_has_delayed() {
+    let mut driven = Driven::new();
+    let victim = driven.monitor.routes.id(MethodLabel::HEAD, "/b");
+    driven.monitor.routes.confirm(MethodLabel::HEAD, "/b");
+    let (ready, polled) = (ID.start + 10 * MILLI, ID.start + 101 * MILLI);
+    let lane = Lane::Worker(0);
+    let delay = Delay { lane, route: victim, ready, polled, busy_since: polled };
+    driven.monitor.attribution.push_delay(delay);
+    driven.end(None);
+    let reports = driven.reports();
+    assert_eq!(reports.len(), 1);
+    let delayed = &reports[0].delayed()[0];
+    assert_eq!((delayed.route(), delayed.requests()), ("/b", 1));
+    assert_eq!([delayed.total(), delayed.longest()], [millis(90); 2]);
+    assert_eq!(driven.recent()[0].delay_caused(), millis(90));
 }
 
 #[test]

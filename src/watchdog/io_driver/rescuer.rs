@@ -180,9 +180,10 @@ impl RescueLoop {
     /// Credits the rescue to the stalls during which the driver was starved before.
     fn mark_rescued(&mut self) {
         self.pending_credit = false;
+        let now = self.monitor.clock.now();
         self.for_each_suspect(u64::MAX, |observations, start| {
-            if observations.is_starved(start) {
-                observations.set_rescued(start);
+            if observations.is_starved(start) && observations.rescued_at(start).is_none() {
+                observations.set_rescued(start, now);
             }
         });
     }
