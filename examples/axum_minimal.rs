@@ -21,7 +21,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tower_stall::prometheus::serve(([127, 0, 0, 1], 9464))?.show(&monitor);
 
     let app = Router::new().route("/users/{id}", get(show_user)).layer(monitor.layer());
-    axum::serve(TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    axum::serve(monitor.listener(listener), app).await?;
     Ok(())
 }
 

@@ -25,7 +25,9 @@
 //!     let app = axum::Router::new()
 //!         .route("/users/{id}", axum::routing::get(show_user))
 //!         .layer(monitor.layer());
-//!     axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+//!     // Optional: also measures how long requests wait before the server reads them.
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     axum::serve(monitor.listener(listener), app).await?;
 //!     Ok(())
 //! }
 //! # async fn show_user() {}
@@ -59,6 +61,7 @@
 //! | cause | yes | yes | `unknown` | `unknown` |
 //! | system call | yes | yes | no | no |
 //! | the socket or file that it waits for | yes | no | no | no |
+//! | socket wait | yes | yes | no | no |
 //! | stalls of unmeasured code | yes | yes | no | no |
 //! | `block_in_place` recognized | yes | yes | no | no |
 //! | rescue when a measured poll starves the driver | yes | yes | yes | yes |
@@ -71,7 +74,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `axum` | yes | Takes the route of a request from axum's `MatchedPath`. |
+//! | `axum` | yes | Takes the route of a request from axum's `MatchedPath`, and wraps the listeners of `axum::serve`. |
 //! | `prometheus` | yes | Adds the module [`prometheus`], an exporter on a thread of its own. |
 //! | `stacks` | yes | Captures stacks; needed for the line of code. |
 //! | `serde` | no | Implements `serde::Serialize` for [`Stall`] and its parts. |
@@ -108,7 +111,12 @@ mod trace;
 mod watchdog;
 
 pub use crate::error::Error;
-pub use crate::layer::{Instrumented, StallBody, StallFuture, StallLayer, StallService};
+#[cfg(feature = "axum")]
+pub use crate::layer::StallListener;
+pub use crate::layer::{
+    Instrumented, SocketWaitLayer, SocketWaitService, StallBody, StallFuture, StallIo, StallLayer,
+    StallService,
+};
 pub use crate::monitor::{RouteStats, StallMonitor, StallMonitorBuilder};
 pub use crate::routes::RouteRequest;
 pub use crate::stall::{Cause, Delayed, Frame, Location, Phase, Stall};

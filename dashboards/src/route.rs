@@ -196,12 +196,15 @@ fn poll_quantiles() -> Panel {
 fn latency() -> Panel {
     let latency = |q| quantile(q, "", "tower_stall_schedule_delay_seconds", "{$route}");
     Panel::log_lines(
-        "Schedule latency",
-        "Time from the wake of a request to its next poll. It is caused by other routes, or by \
-        other requests of this one.",
+        "Schedule latency and socket wait",
+        "How long requests were ready but waited: from the wake of a request to its next poll, and \
+        in the socket, from the arrival of its bytes to the server's read. Caused by other routes, \
+        or by other requests of this one. The socket wait is known only where the service uses \
+        listener or io.",
     )
-    .query("p50", &latency("0.5"))
-    .query("p99", &latency("0.99"))
+    .query("latency p50", &latency("0.5"))
+    .query("latency p99", &latency("0.99"))
+    .query("socket p99", &quantile("0.99", "", "tower_stall_socket_wait_seconds", "{$route}"))
     .unit("s")
     .no_value("No waits")
     .threshold(0.1, ORANGE)

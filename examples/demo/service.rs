@@ -36,7 +36,7 @@ pub(crate) async fn start(
     let address = listener.local_addr().map_err(|error| bind_error(address, &error))?;
     let app = App::start().map_err(|error| format!("failed to start the service: {error}"))?;
     let router = routes().layer(monitor.layer()).with_state(app);
-    tokio::spawn(axum::serve(listener, router).into_future());
+    tokio::spawn(axum::serve(monitor.listener(listener), router).into_future());
     Ok(address)
 }
 

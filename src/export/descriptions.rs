@@ -40,6 +40,8 @@ metrics! {
         "Duration of every poll, by phase.";
     SCHEDULE_LATENCY: Histogram "schedule_delay_seconds" SECONDS,
         "Schedule latency of requests: from a wake to the next poll.";
+    SOCKET_WAIT: Histogram "socket_wait_seconds" SECONDS,
+        "From the arrival of a request's bytes at the host to the server's read of them.";
     REQUEST_DURATION: Histogram "request_duration_seconds" SECONDS,
         "From the call to the end of the response body, or to the drop.";
     REQUEST_BUSY: Histogram "request_busy_seconds" SECONDS,

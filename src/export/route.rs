@@ -37,6 +37,7 @@ pub(super) struct RouteSeries {
     labels: RouteLabels,
     polls: [HistogramDelta; Phase::ALL.len()],
     schedule_latency: HistogramDelta,
+    socket_wait: HistogramDelta,
     request_duration: HistogramDelta,
     request_busy: HistogramDelta,
     stalls: HashMap<Cause, HistogramDelta>,
@@ -110,6 +111,7 @@ impl RouteSeries {
                 HistogramDelta::new(key(descriptions::POLL_DURATION, &labels, Some(phase)))
             }),
             schedule_latency: HistogramDelta::new(key_of(descriptions::SCHEDULE_LATENCY)),
+            socket_wait: HistogramDelta::new(key_of(descriptions::SOCKET_WAIT)),
             request_duration: HistogramDelta::new(key_of(descriptions::REQUEST_DURATION)),
             request_busy: HistogramDelta::new(key_of(descriptions::REQUEST_BUSY)),
             stalls: HashMap::new(),
@@ -137,6 +139,7 @@ impl RouteSeries {
         let renamed = Self::new(route);
         let pairs = self.polls.iter_mut().zip(renamed.polls).chain([
             (&mut self.schedule_latency, renamed.schedule_latency),
+            (&mut self.socket_wait, renamed.socket_wait),
             (&mut self.request_duration, renamed.request_duration),
             (&mut self.request_busy, renamed.request_busy),
         ]);
@@ -165,6 +168,7 @@ impl RouteSeries {
         let polls = self.polls.iter().zip(&totals.polls);
         polls.map(|(delta, total)| delta.pending(total)).sum::<u64>()
             + self.schedule_latency.pending(&totals.schedule_latency)
+            + self.socket_wait.pending(&totals.socket_wait)
             + self.request_duration.pending(&totals.request_duration)
             + self.request_busy.pending(&totals.request_busy)
     }
@@ -175,6 +179,7 @@ impl RouteSeries {
             delta.send(flush, quota, total);
         }
         self.schedule_latency.send(flush, quota, &totals.schedule_latency);
+        self.socket_wait.send(flush, quota, &totals.socket_wait);
         self.request_duration.send(flush, quota, &totals.request_duration);
         self.request_busy.send(flush, quota, &totals.request_busy);
         self.send_stalls(flush, snapshot);

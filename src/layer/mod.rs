@@ -1,21 +1,33 @@
-//! The tower side: a layer, the service, future and body that it wraps, and an instrumented task.
+//! What users put around their code: a layer, the service, future and body that it wraps, an
+//! instrumented task, and the sockets of a server.
 
 mod body;
+mod descriptor;
 mod future;
 mod instrumented;
+mod io;
+#[cfg(feature = "axum")]
+mod listener;
 mod other_axum;
 mod service;
 mod service_state;
 mod sharded_arc;
+mod socket_wait;
 
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
 pub use self::body::StallBody;
+pub(crate) use self::descriptor::Descriptor;
 pub use self::future::StallFuture;
 pub use self::instrumented::Instrumented;
+pub use self::io::StallIo;
+#[cfg(feature = "axum")]
+pub use self::listener::StallListener;
 pub use self::service::StallService;
+
+pub use self::socket_wait::{SocketWaitLayer, SocketWaitService};
 
 use self::service_state::ServiceState;
 use self::sharded_arc::ShardedArc;

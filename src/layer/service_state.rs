@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::Request;
 
-use crate::request::{LocalHandle, RequestGuard, request_route};
+use crate::request::{LocalHandle, RequestGuard, SocketWait, request_route};
 use crate::routes::{MethodLabel, RequestRoute, RouteId, RouteRequest};
 use crate::state::MonitorState;
 use crate::threads::MonitorGuard;
@@ -19,8 +19,6 @@ use axum::extract::MatchedPath;
 #[repr(align(64))]
 pub(super) struct ServiceState {
     guard: Arc<MonitorGuard>,
-    /// The builder's option, next to what each request reads.
-    route_label_first: bool,
     /// The first route that was looked up. Where axum puts the layer around each route, no other
     /// occurs.
     cached: OnceLock<CachedRoute>,
@@ -42,8 +40,7 @@ struct MatchedPath;
 
 impl ServiceState {
     pub(super) fn new(guard: Arc<MonitorGuard>) -> Self {
-        let route_label_first = guard.monitor().route_label_first;
-        Self { guard, route_label_first, cached: OnceLock::new() }
+        Self { guard, cached: OnceLock::new() }
     }
 
     /// Starts to measure a request under its route: axum's matched path if there is one, otherwise
@@ -53,11 +50,35 @@ impl ServiceState {
         let monitor = self.guard.monitor();
         let method = MethodLabel::new(request.method());
         RequestGuard::request(monitor, method, |local| {
+            if monitor.has_request_options.is_set() {
+                return self.start_with_options(local, monitor, method, RouteRequest::new(request));
+            }
             match request.extensions().get::<MatchedPath>() {
-                Some(path) if !self.route_label_first => self.resolve(local, monitor, method, path),
-                path => resolve_label(local, monitor, method, path, RouteRequest::new(request)),
+                Some(path) => self.resolve(local, monitor, method, path),
+                None => resolve_label(local, monitor, method, None, RouteRequest::new(request)),
             }
         })
+    }
+
+    /// Returns the route of a request of a monitor that measures socket waits, or whose user's
+    /// function comes first.
+    #[cold]
+    fn start_with_options(
+        &self,
+        local: &LocalHandle,
+        monitor: &MonitorState,
+        method: MethodLabel,
+        request: RouteRequest<'_>,
+    ) -> RequestRoute {
+        let extensions = request.extensions();
+        let route = match extensions.get::<MatchedPath>() {
+            Some(path) if !monitor.route_label_first => self.resolve(local, monitor, method, path),
+            path => resolve_label(local, monitor, method, path, request),
+        };
+        if monitor.reads_sockets.is_set() {
+            SocketWait::record(extensions.get(), local, monitor, route.id);
+        }
+        route
     }
 
     #[inline]

@@ -16,7 +16,9 @@ pub use self::route_stats::RouteStats;
 pub(crate) use self::weak::WeakMonitor;
 
 use crate::error::Error;
-use crate::layer::{Instrumented, StallLayer};
+#[cfg(feature = "axum")]
+use crate::layer::StallListener;
+use crate::layer::{Descriptor, Instrumented, SocketWaitLayer, StallIo, StallLayer};
 use crate::report::StallBuilder;
 use crate::request::RequestGuard;
 use crate::stall::Stall;
@@ -106,6 +108,100 @@ impl StallMonitor {
         Instrumented::new(future, RequestGuard::task(self.guard.monitor(), name))
     }
 
+    /// Wraps a listener for `axum::serve`, to measure for how long requests wait in the socket
+    /// before the server reads them.
+    ///
+    /// For a `TcpListener`, and any other listener whose streams have a file descriptor. With
+    /// HTTP/2, [`socket_wait_layer`](Self::socket_wait_layer) is needed as well. What is measured,
+    /// where, and how exactly, is in [`guide::requests`](crate::guide::requests#socket-wait).
+    ///
+    /// `axum` implements `ConnectInfo<SocketAddr>` only for its own types of listeners; see the
+    /// last example.
+    ///
+    /// ```no_run
+    /// # async fn example(monitor: tower_stall::StallMonitor) -> std::io::Result<()> {
+    /// let app = axum::Router::new()
+    ///     .route("/users/{id}", axum::routing::get(|| async { "a user" }))
+    ///     .layer(monitor.layer());
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    /// axum::serve(monitor.listener(listener), app).await
+    /// # }
+    /// ```
+    ///
+    /// ```no_run
+    /// use std::net::SocketAddr;
+    ///
+    /// use axum::serve::ListenerExt;
+    ///
+    /// # async fn example(app: axum::Router, monitor: tower_stall::StallMonitor) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    /// let listener = monitor.listener(listener).tap_io(|_| {});
+    /// axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+    /// # }
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn listener<L>(&self, listener: L) -> StallListener<L> {
+        self.guard.monitor().read_sockets();
+        StallListener::new(listener, Arc::clone(&self.guard))
+    }
+
+    /// Wraps the stream of a connection, to measure for how long requests wait in the socket before
+    /// the server reads them.
+    ///
+    /// For servers other than `axum::serve`, and any stream with a file descriptor. Over TLS, wrap
+    /// either the socket or the TLS stream around it. What is measured, where, and how exactly, is
+    /// in [`guide::requests`](crate::guide::requests#socket-wait). The stream does not keep the
+    /// monitor alive; without a monitor it passes everything through.
+    ///
+    /// ```no_run
+    /// use hyper_util::rt::TokioIo;
+    ///
+    /// # async fn example(
+    /// #     monitor: tower_stall::StallMonitor,
+    /// #     listener: tokio::net::TcpListener,
+    /// # ) -> std::io::Result<()> {
+    /// loop {
+    ///     let (stream, _) = listener.accept().await?;
+    ///     let io = TokioIo::new(monitor.io(stream));
+    ///     // hyper::server::conn::http1::Builder::new().serve_connection(io, service)
+    /// #   drop(io);
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn io<IO: Descriptor>(&self, io: IO) -> StallIo<IO> {
+        self.guard.monitor().read_sockets();
+        StallIo::new(io, self.guard.monitor())
+    }
+
+    /// Returns a layer that lets requests of HTTP/2 know how long they have waited in the socket.
+    ///
+    /// Needed only with HTTP/2, in addition to [`listener`](Self::listener) or [`io`](Self::io):
+    /// servers call the service of each HTTP/2 stream in a task of its own, which does not know the
+    /// connection. It must be the outermost layer, around the whole service, so that the server
+    /// itself clones it for each request. Without it, requests of HTTP/2 have no socket wait.
+    ///
+    /// ```no_run
+    /// use tower::Layer;
+    /// use tower::make::Shared;
+    ///
+    /// # async fn example(
+    /// #     monitor: tower_stall::StallMonitor,
+    /// #     listener: tokio::net::TcpListener,
+    /// # ) -> std::io::Result<()> {
+    /// let app = axum::Router::new()
+    ///     .route("/users/{id}", axum::routing::get(|| async { "a user" }))
+    ///     .layer(monitor.layer());
+    /// let app = monitor.socket_wait_layer().layer(app);
+    /// axum::serve(monitor.listener(listener), Shared::new(app)).await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn socket_wait_layer(&self) -> SocketWaitLayer {
+        SocketWaitLayer::with_guard(Arc::clone(&self.guard))
+    }
+
     /// Sets the stall threshold. Takes effect at the end of the next poll and at the watchdog's
     /// next scan.
     ///
@@ -145,8 +241,9 @@ impl StallMonitor {
     /// Returns the latest 256 stalls that have ended, oldest first, then those in progress.
     ///
     /// A stall that has ended appears once the watchdog has scanned the threads after its end,
-    /// usually within a few milliseconds, or up to half a second later if a stack of it is still to
-    /// be symbolized. If that takes longer, as it may for the first stack of a large program, the
+    /// usually within a few milliseconds, 20 ms later where
+    /// [socket waits](crate::guide::requests#socket-wait) are measured, or up to half a second later
+    /// if a stack of it is still to be symbolized. If that takes longer, as it may for the first stack of a large program, the
     /// stall appears without a line, and [`Stall::missing`] says so; the line is added later. Clones
     /// the stalls under a lock that the reporter takes, but no polling thread.
     ///

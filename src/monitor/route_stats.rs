@@ -38,6 +38,8 @@ pub struct RouteStats {
     ended: u64,
     polls: HistogramSnapshot,
     longest_poll: Duration,
+    socket_waits: HistogramSnapshot,
+    total_socket_wait: Duration,
     stalls: u64,
     total_stall_duration: Duration,
     stolen_time: Duration,
@@ -84,6 +86,8 @@ impl RouteStats {
             ended: totals.ended(),
             longest_poll: longest_poll(monitor, &totals, &polls),
             polls,
+            socket_waits: totals.socket_wait,
+            total_socket_wait: monitor.clock.duration(totals.socket_wait.ticks()),
             stalls: stalls.count(),
             total_stall_duration: monitor.clock.duration(stalls.ticks()),
             stolen_time: stolen + monitor.clock.duration(totals.unreported_stalls.ticks()),
@@ -139,10 +143,7 @@ impl RouteStats {
     /// ```
     #[must_use]
     pub fn poll_quantile(&self, quantile: f64) -> Option<Duration> {
-        let bucket = self.polls.quantile(quantile)?;
-        let bound =
-            BOUNDS_NANOS.get(bucket).map_or(Duration::MAX, |&nanos| Duration::from_nanos(nanos));
-        Some(bound.min(self.longest_poll))
+        Some(upper_bound(&self.polls, quantile)?.min(self.longest_poll))
     }
 
     /// Returns the duration of the longest poll that has ended.
@@ -151,6 +152,32 @@ impl RouteStats {
     #[must_use]
     pub fn longest_poll(&self) -> Duration {
         self.longest_poll
+    }
+
+    /// Returns the number of requests of which it is known for how long their bytes have waited in
+    /// the socket: those that were read through [`StallMonitor::listener`] or
+    /// [`StallMonitor::io`].
+    ///
+    /// [`StallMonitor::listener`]: crate::StallMonitor::listener
+    /// [`StallMonitor::io`]: crate::StallMonitor::io
+    #[must_use]
+    pub fn socket_waits(&self) -> u64 {
+        self.socket_waits.count()
+    }
+
+    /// Returns for how long the bytes of all these requests have waited in the socket.
+    #[must_use]
+    pub fn total_socket_wait(&self) -> Duration {
+        self.total_socket_wait
+    }
+
+    /// Returns an upper bound of a quantile of these waits: the upper bound of the histogram's
+    /// bucket, at least 0.1 ms. `None` if no wait is known.
+    ///
+    /// `quantile` is clamped to the range from 0 to 1; NaN counts as 0.
+    #[must_use]
+    pub fn socket_wait_quantile(&self, quantile: f64) -> Option<Duration> {
+        upper_bound(&self.socket_waits, quantile)
     }
 
     /// Returns the number of stalls of worker threads that have ended, whatever their cause.
@@ -206,6 +233,12 @@ impl RouteStats {
     pub fn oldest_request_age(&self) -> Option<Duration> {
         self.oldest_request_age
     }
+}
+
+/// Returns the upper bound of the bucket that contains a quantile.
+fn upper_bound(histogram: &HistogramSnapshot, quantile: f64) -> Option<Duration> {
+    let bound = BOUNDS_NANOS.get(histogram.quantile(quantile)?);
+    Some(bound.map_or(Duration::MAX, |&nanos| Duration::from_nanos(nanos)))
 }
 
 fn longest_poll(

@@ -190,6 +190,35 @@ pub(super) fn peer_address(fd: libc::c_int) -> Option<SocketAddr> {
     }
 }
 
+/// Returns how long ago the last data arrived at a TCP socket, to the precision of
+/// [`scheduler_tick`]; `None` for other sockets and other files.
+pub(crate) fn since_last_data(fd: libc::c_int) -> Option<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the memory behind the pointer,
+    // and rejects a descriptor that is not a TCP socket.
+    let result = unsafe {
+        let info = info.as_mut_ptr().cast();
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut length)
+    };
+    const NEEDED: usize = std::mem::offset_of!(libc::tcp_info, tcpi_last_data_recv) + 4;
+    if result != 0 || (length as usize) < NEEDED {
+        return None;
+    }
+    // SAFETY: it consists of integers, for which zeroes are valid; the kernel has overwritten some.
+    let info = unsafe { info.assume_init() };
+    Some(Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
+/// Returns the resolution of the times that the kernel takes from its scheduler's tick: 1 to 10 ms.
+pub(crate) fn scheduler_tick() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid `timespec`, to which the kernel writes.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    let is_plausible = time.tv_sec == 0 && (100_000..=10_000_000).contains(&time.tv_nsec);
+    Duration::from_nanos(if is_plausible { time.tv_nsec as u64 } else { 10_000_000 })
+}
+
 #[cfg(all(test, stacks_supported))]
 mod tests {
     use super::*;

@@ -24,8 +24,9 @@ pub(crate) use self::clock::{Clock, duration_nanos};
 pub(crate) use self::linux::{monotonic_nanos, open_own_memory, read_process_memory};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::other::{
-    CgroupCpuStat, FdTarget, cpu_time, process_cpu_time, run_delay, sched_stat, thread_cpu_time,
-    thread_page_faults, thread_preemptions, thread_state, threads,
+    CgroupCpuStat, FdTarget, cpu_time, process_cpu_time, run_delay, sched_stat, scheduler_tick,
+    since_last_data, thread_cpu_time, thread_page_faults, thread_preemptions, thread_state,
+    threads,
 };
 #[cfg(stacks_supported)]
 pub(crate) use self::proc::tells_where_blocked;
@@ -33,7 +34,10 @@ pub(crate) use self::proc::tells_where_blocked;
 pub(crate) use self::{
     cgroup::CgroupCpuStat,
     fd_target::FdTarget,
-    linux::{cpu_time, process_cpu_time, thread_cpu_time, thread_page_faults, thread_preemptions},
+    linux::{
+        cpu_time, process_cpu_time, scheduler_tick, since_last_data, thread_cpu_time,
+        thread_page_faults, thread_preemptions,
+    },
     proc::{run_delay, sched_stat, thread_state, threads},
 };
 

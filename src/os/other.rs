@@ -70,6 +70,14 @@ pub(crate) fn thread_cpu_time() -> Option<Duration> {
     None
 }
 
+pub(crate) fn since_last_data(_: std::ffi::c_int) -> Option<Duration> {
+    None
+}
+
+pub(crate) fn scheduler_tick() -> Duration {
+    Duration::ZERO
+}
+
 pub(crate) fn threads() -> Vec<(Tid, String)> {
     Vec::new()
 }

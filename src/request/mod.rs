@@ -13,12 +13,14 @@ mod poll_guard;
 mod pool;
 mod record;
 mod schedule_latency;
+mod socket_reads;
 mod thread_local;
 mod waker;
 
 pub(crate) use self::guard::RequestGuard;
 pub(crate) use self::local_handle::{LocalHandle, thread_id};
 pub(crate) use self::poll_guard::{BODY, HANDLER, PollGuard, StackMark};
+pub(crate) use self::socket_reads::{Connection, SocketWait};
 pub(crate) use self::thread_local::{local_handle, request_route};
 pub(crate) use self::waker::StampedWaker;
 

@@ -151,6 +151,7 @@ fn record_slow_path(state: &RequestState, phase: Phase, end: u64) -> u64 {
     let start = state.poll_start & !NESTED;
     let ticks = end.saturating_sub(start);
     state.counters.add_poll(&shard.context.bounds, phase, ticks);
+    shard.context.lateness.record_delay(ticks, end);
     let stalled = ended_stall::own_stall(shard, start, ticks);
     if start != state.poll_start {
         shard.current_poll.resume();

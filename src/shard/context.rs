@@ -1,7 +1,6 @@
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{BucketBounds, Notifier, Thresholds};
+use super::{BucketBounds, Lateness, Notifier, Thresholds};
 use crate::os::Clock;
 
 /// The state of a monitor that every poll reads.
@@ -13,22 +12,19 @@ pub(crate) struct PollContext {
     pub(crate) bounds: BucketBounds,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) thresholds: Arc<Thresholds>,
-    /// The shortest poll that may have delayed others noticeably, and the shortest delay that is
-    /// attributed, in ticks.
-    min_delay: u64,
+    pub(crate) lateness: Arc<Lateness>,
 }
 
 impl PollContext {
-    const MIN_DELAY: Duration = Duration::from_millis(1);
-
     pub(crate) fn new(clock: Clock) -> Self {
-        let (bounds, min_delay) = (BucketBounds::new(&clock), clock.ticks(Self::MIN_DELAY));
-        Self { clock, bounds, notifier: Arc::default(), thresholds: Arc::default(), min_delay }
+        let bounds = BucketBounds::new(&clock);
+        let lateness = Arc::new(Lateness::new(&clock));
+        Self { clock, bounds, notifier: Arc::default(), thresholds: Arc::default(), lateness }
     }
 
     /// Returns whether a poll or a delay is long enough for the attribution of delays. A negative
     /// one, of clocks that differ, is not.
     pub(crate) fn is_attributed(&self, ticks: u64) -> bool {
-        (self.min_delay..=i64::MAX as u64).contains(&ticks)
+        self.lateness.is_delay(ticks)
     }
 }

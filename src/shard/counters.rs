@@ -31,13 +31,15 @@ const REQUEST_DURATION: usize = SCHEDULE_LATENCY + 1;
 const REQUEST_BUSY: usize = REQUEST_DURATION + 1;
 /// Stalls that the full report queue rejected.
 const UNREPORTED_STALLS: usize = REQUEST_BUSY + 1;
-const HISTOGRAMS: usize = UNREPORTED_STALLS + 1;
+const SOCKET_WAIT: usize = UNREPORTED_STALLS + 1;
+const HISTOGRAMS: usize = SOCKET_WAIT + 1;
 
 /// The counters of one route, summed over all threads, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RouteTotals {
     pub(crate) polls: [HistogramSnapshot; Phase::ALL.len()],
     pub(crate) schedule_latency: HistogramSnapshot,
+    pub(crate) socket_wait: HistogramSnapshot,
     pub(crate) request_duration: HistogramSnapshot,
     pub(crate) request_busy: HistogramSnapshot,
     pub(crate) unreported_stalls: HistogramSnapshot,
@@ -71,6 +73,11 @@ impl RouteCounters {
 
     pub(crate) fn add_schedule_latency(&self, bounds: &BucketBounds, ticks: u64) {
         self.histograms.add(SCHEDULE_LATENCY, bounds, ticks);
+    }
+
+    /// Adds a socket wait. Must be called before the end of a poll of the request.
+    pub(crate) fn add_socket_wait(&self, bounds: &BucketBounds, ticks: u64) {
+        self.histograms.add(SOCKET_WAIT, bounds, ticks);
     }
 
     pub(crate) fn add_unreported_stall(&self, bounds: &BucketBounds, ticks: u64) {
@@ -132,6 +139,7 @@ impl RouteCounters {
             self.histograms.read_into(POLL_DURATION + phase, total);
         }
         self.histograms.read_into(SCHEDULE_LATENCY, &mut totals.schedule_latency);
+        self.histograms.read_into(SOCKET_WAIT, &mut totals.socket_wait);
         self.histograms.read_into(REQUEST_DURATION, &mut totals.request_duration);
         self.histograms.read_into(REQUEST_BUSY, &mut totals.request_busy);
         self.histograms.read_into(UNREPORTED_STALLS, &mut totals.unreported_stalls);
@@ -146,12 +154,14 @@ impl RouteTotals {
     pub(crate) fn merge(&mut self, other: &Self) {
         let own = self.polls.iter_mut().chain([
             &mut self.schedule_latency,
+            &mut self.socket_wait,
             &mut self.request_duration,
             &mut self.request_busy,
             &mut self.unreported_stalls,
         ]);
         let others = other.polls.iter().chain([
             &other.schedule_latency,
+            &other.socket_wait,
             &other.request_duration,
             &other.request_busy,
             &other.unreported_stalls,

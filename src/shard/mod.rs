@@ -7,6 +7,7 @@ mod context;
 mod counters;
 mod current_poll;
 mod histogram;
+mod lateness;
 mod notifier;
 mod observations;
 mod outcome;
@@ -22,6 +23,7 @@ pub(crate) use self::counters::{RouteCounters, RouteTotals};
 pub(crate) use self::histogram::{
     BOUNDS_NANOS, BUCKETS, BucketBounds, Histogram, HistogramSnapshot,
 };
+pub(crate) use self::lateness::Lateness;
 pub(crate) use self::notifier::Notifier;
 pub(crate) use self::observations::PollObservations;
 pub(crate) use self::outcome::Outcome;

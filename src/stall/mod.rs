@@ -273,6 +273,9 @@ impl Stall {
     /// Returns the number of other requests in flight on this monitor when the stall ended, or when
     /// this report of one in progress was made.
     ///
+    /// Where the [socket wait](crate::guide::requests#socket-wait) is measured, this includes the
+    /// requests whose bytes waited in a socket at the end of the stall.
+    ///
     /// It is an upper bound of the requests that were delayed. On a current-thread runtime none of
     /// them could make progress; on a multi-threaded one some may have run on other workers.
     #[must_use]

@@ -13,6 +13,7 @@ mod request_activity;
 mod requests;
 mod scan_progress;
 mod shards;
+mod socket_waits;
 mod stack_samples;
 mod stall_in_progress;
 mod thread_permit;
@@ -20,6 +21,7 @@ mod token_bucket;
 mod watchdog_delays;
 mod worker_counters;
 mod worker_index;
+mod worker_load;
 mod worker_parks;
 mod worker_threads;
 
@@ -36,6 +38,7 @@ pub(crate) use self::delay_totals::{DelayTotals, DelayedBy, RouteDelays};
 pub(crate) use self::history::History;
 pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
 pub(crate) use self::request_activity::RequestActivity;
+pub(crate) use self::socket_waits::{SocketWaitInterval, SocketWaits};
 pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::thread_permit::ThreadPermit;
@@ -51,12 +54,13 @@ use self::queue::ReportQueue;
 use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::shards::Shards;
+use self::worker_load::WorkerLoad;
 use self::worker_parks::WorkerParks;
 use crate::os::Clock;
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
-    BucketBounds, Notifier, PollContext, PollId, PollInfo, PollObservations, RouteTotals, Shard,
-    Thresholds,
+    BucketBounds, Lateness, Notifier, PollContext, PollId, PollInfo, PollObservations, RouteTotals,
+    Shard, Thresholds,
 };
 use crate::stacks::{CaptureFailure, CapturePool, ThreadRole};
 use crate::sync::AtomicBool;
@@ -78,6 +82,13 @@ pub(crate) struct MonitorState {
     pub(crate) is_observing_batch: AtomicBool,
     pub(crate) thresholds: Arc<Thresholds>,
     pub(crate) notifier: Arc<Notifier>,
+    pub(crate) lateness: Arc<Lateness>,
+    /// Whether there is a stream or a listener that measures socket waits.
+    pub(crate) reads_sockets: Flag,
+    /// Whether the start of a request is more than to look up its matched path: one flag for the
+    /// options that are rarely used.
+    pub(crate) has_request_options: Flag,
+    pub(crate) socket_waits: SocketWaits,
     pub(crate) queue: ReportQueue,
     pub(crate) attribution: AttributionQueue,
     pub(crate) history: History,
@@ -88,6 +99,7 @@ pub(crate) struct MonitorState {
     pub(crate) unattributed: Box<[UnattributedPoll]>,
     pub(crate) worker_parks: WorkerParks,
     pub(crate) worker_threads: WorkerThreads,
+    pub(crate) worker_load: WorkerLoad,
     pub(crate) blocking_pool_wait: Arc<BlockingPoolWait>,
     pub(crate) blocking_pool_permit: Arc<ThreadPermit>,
     /// Why no stacks are captured, if none are.
@@ -115,7 +127,8 @@ impl MonitorState {
     pub(crate) fn new(clock: Clock, runtime: Handle, options: Options) -> Self {
         let routes = Routes::new(options.max_routes);
         let context = PollContext::new(clock);
-        let workers = runtime.metrics().num_workers();
+        let metrics = runtime.metrics();
+        let workers = metrics.num_workers();
         let stacks_missing = options.stacks_missing();
         Self {
             clock: context.clock.clone(),
@@ -123,6 +136,10 @@ impl MonitorState {
             thresholds: Arc::clone(&context.thresholds),
             notifier: Arc::clone(&context.notifier),
             attribution: AttributionQueue::default(),
+            lateness: Arc::clone(&context.lateness),
+            reads_sockets: Flag::default(),
+            has_request_options: Flag::new(options.route_label_first),
+            socket_waits: SocketWaits::new(),
             shards: Shards::new(context),
             counters: CountersByRoute::new(routes.len()),
             routes,
@@ -135,6 +152,7 @@ impl MonitorState {
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
             worker_parks: WorkerParks::new(workers),
             worker_threads: WorkerThreads::new(workers),
+            worker_load: WorkerLoad::new(metrics),
             blocking_pool_wait: Arc::default(),
             blocking_pool_permit: Arc::default(),
             stacks_missing,
@@ -158,6 +176,12 @@ impl MonitorState {
 
     pub(crate) fn set_threshold(&self, threshold: Duration) {
         self.thresholds.set_stall(self.clock.ticks(threshold).max(1), self.bounds.first());
+    }
+
+    /// Measures socket waits from now on.
+    pub(crate) fn read_sockets(&self) {
+        self.reads_sockets.set();
+        self.has_request_options.set();
     }
 
     /// Asks the reporter and the symbolizer's thread to process what is queued, and to end.

@@ -84,6 +84,8 @@ impl Watchdog {
             let is_host_delay = self.self_check.record(&self.monitor, Period { length, pause });
             let late = if is_host_delay { late } else { Duration::ZERO };
             self.stats.add_late(&self.monitor.clock, &self.monitor.bounds, late);
+            let clock = &self.monitor.clock;
+            self.monitor.lateness.record_delay(clock.ticks(late), clock.now());
         }
         // The watchdog will not see their end.
         self.monitor.end_unattributed(self.monitor.clock.now());
@@ -101,6 +103,7 @@ impl Watchdog {
         let scan = self.scan();
         self.monitor.scanned_until.set(now);
         if scan.has_suspects {
+            self.monitor.lateness.mark(now);
             self.rescuer.wake();
         }
         self.update_mode(&scan, now);

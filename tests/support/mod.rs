@@ -1,6 +1,8 @@
 //! Helpers that the integration tests share.
 #![allow(dead_code, unused_imports)] // Each test uses only some of them.
 
+#[cfg(feature = "axum")]
+pub(crate) mod blocked_server;
 mod bodies;
 mod http;
 #[cfg(feature = "prometheus")]

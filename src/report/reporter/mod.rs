@@ -13,6 +13,7 @@ use super::hand_off::{Verdict, judge};
 use super::message::Message;
 use super::outputs::Outputs;
 use super::stall_builder::StallBuilder;
+use super::waiting_requests::WaitingRequests;
 use crate::routes::Routes;
 use crate::shard::PollId;
 use crate::stall::Stall;
@@ -57,6 +58,8 @@ pub(crate) struct Reporter {
     in_progress: VecDeque<(Instant, InProgressReport)>,
     /// Ended stalls that are not counted yet, with the time of arrival.
     ended: VecDeque<(Instant, EndedStall)>,
+    /// The requests that have waited in a socket.
+    waiting: WaitingRequests,
     /// Ended stalls that are counted, but not reported yet.
     counted: Vec<CountedStall>,
     /// The notices that have not been sent.
@@ -96,6 +99,7 @@ impl Reporter {
             cpu_quota: CpuQuota::new(),
             in_progress: VecDeque::new(),
             ended: VecDeque::new(),
+            waiting: WaitingRequests::default(),
             counted: Vec::new(),
             pending_notices: Notice::ALL.into(),
             unneeded_spans: Vec::new(),
@@ -170,6 +174,7 @@ impl Reporter {
                 self.report_in_progress(&report, arrived);
             }
         }
+        self.waiting.update(&monitor);
         for (arrived, ended) in std::mem::take(&mut self.ended) {
             if self.is_countable(arrived, &ended, scanned_until, now) {
                 self.count(ended, arrived);
@@ -190,8 +195,8 @@ impl Reporter {
         }
     }
 
-    /// Returns whether the watchdog has scanned everything after the end of a stall, and the stacks
-    /// that it has captured are symbolized.
+    /// Returns whether the watchdog has scanned everything after the end of a stall, the stacks that
+    /// it has captured are symbolized, and the requests that waited in a socket have been read.
     fn is_countable(
         &self,
         arrived: Instant,
@@ -199,9 +204,13 @@ impl Reporter {
         scanned_until: u64,
         now: Instant,
     ) -> bool {
-        let is_scanned =
-            ended.end < scanned_until || now.saturating_duration_since(arrived) >= SCAN_TIMEOUT;
-        is_scanned && !self.may_wait_for_stacks(ended.stall.id, arrived, COUNT_TIMEOUT, now)
+        let waited = now.saturating_duration_since(arrived);
+        let is_scanned = ended.end < scanned_until || waited >= SCAN_TIMEOUT;
+        let is_open = self.closed_at.is_none();
+        let is_read = !(is_open && WaitingRequests::may_follow(&self.monitor, waited));
+        is_scanned
+            && is_read
+            && !self.may_wait_for_stacks(ended.stall.id, arrived, COUNT_TIMEOUT, now)
     }
 
     /// Returns whether stacks of a poll are still to be symbolized, and may be waited for.
@@ -263,6 +272,7 @@ impl Reporter {
             stall_end = stall.poll.start + stall.ticks;
             samples.retain(|sample| sample.age <= stall.ticks);
         }
+        stall.in_flight += self.waiting.count_at(stall_end);
         let ends = Ends { poll: end, stall: stall_end };
         let Some(report) = self.build(&stall, ends, &samples) else {
             self.unneeded_spans.push(span);
