@@ -17,7 +17,6 @@ mod spans;
 mod split;
 mod stall_builder;
 mod symbol_loop;
-mod waiting_requests;
 
 pub(crate) use self::hook::Hook;
 pub(crate) use self::outputs::Outputs;

@@ -22,5 +22,5 @@ pub(super) fn record(state: &RequestState, shard: &Shard, woken_at: u64, poll_st
 fn record_long(state: &RequestState, shard: &Shard, ready: u64, poll_start: u64) {
     let latency = poll_start.saturating_sub(ready);
     state.counters.add_schedule_latency(&shard.context.bounds, latency);
-    attribution::record_delay(state, ready, poll_start);
+    attribution::record_schedule_latency(state, ready, poll_start);
 }

@@ -46,11 +46,12 @@ use std::time::Duration;
 
 use tokio::task;
 
+use super::attribution;
 use super::local_handle::LocalHandle;
 use super::thread_local::local_handle;
 use crate::routes::RouteId;
 use crate::shard::Lateness;
-use crate::state::{MonitorState, SocketWaitInterval};
+use crate::state::MonitorState;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The connection of one stream, as its reads and writes show it.
@@ -212,7 +213,7 @@ impl SocketWait {
         if ticks > 0 {
             let now = monitor.clock.now();
             let arrived = now.saturating_sub(ticks);
-            monitor.socket_waits.push(SocketWaitInterval { arrived, read: now });
+            attribution::record_socket_wait(monitor, local.shard(), route, arrived, now);
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Delay {
     pub(crate) route: RouteId,
     pub(crate) ready: u64,
     pub(crate) polled: u64,
+    /// Whether it waited in a socket, so that it was not in flight yet.
+    pub(crate) in_socket: bool,
     /// Since when the worker has polled tasks without parking.
     pub(crate) busy_since: u64,
 }

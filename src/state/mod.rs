@@ -13,7 +13,6 @@ mod request_activity;
 mod requests;
 mod scan_progress;
 mod shards;
-mod socket_waits;
 mod stack_samples;
 mod stall_in_progress;
 mod thread_permit;
@@ -22,7 +21,6 @@ mod watchdog_delays;
 mod worker_counters;
 mod worker_index;
 mod worker_load;
-mod worker_parks;
 mod worker_threads;
 
 use std::collections::HashMap;
@@ -38,7 +36,6 @@ pub(crate) use self::delay_totals::{DelayTotals, DelayedBy, RouteDelays};
 pub(crate) use self::history::History;
 pub(crate) use self::message::{EndedStall, InProgressReport, Notice, StallMessage};
 pub(crate) use self::request_activity::RequestActivity;
-pub(crate) use self::socket_waits::{SocketWaitInterval, SocketWaits};
 pub(crate) use self::stack_samples::{StackSample, weighted};
 pub(crate) use self::stall_in_progress::{StallInProgress, UnattributedPoll};
 pub(crate) use self::thread_permit::ThreadPermit;
@@ -55,7 +52,6 @@ use self::requests::Requests;
 use self::scan_progress::ScanProgress;
 use self::shards::Shards;
 use self::worker_load::WorkerLoad;
-use self::worker_parks::WorkerParks;
 use crate::os::Clock;
 use crate::routes::{RouteId, RouteLabelFn, Routes};
 use crate::shard::{
@@ -88,7 +84,6 @@ pub(crate) struct MonitorState {
     /// Whether the start of a request is more than to look up its matched path: one flag for the
     /// options that are rarely used.
     pub(crate) has_request_options: Flag,
-    pub(crate) socket_waits: SocketWaits,
     pub(crate) queue: ReportQueue,
     pub(crate) attribution: AttributionQueue,
     pub(crate) history: History,
@@ -97,7 +92,6 @@ pub(crate) struct MonitorState {
     pub(crate) delays: WatchdogDelays,
     /// The unmeasured poll that occupies each worker.
     pub(crate) unattributed: Box<[UnattributedPoll]>,
-    pub(crate) worker_parks: WorkerParks,
     pub(crate) worker_threads: WorkerThreads,
     pub(crate) worker_load: WorkerLoad,
     pub(crate) blocking_pool_wait: Arc<BlockingPoolWait>,
@@ -139,7 +133,6 @@ impl MonitorState {
             lateness: Arc::clone(&context.lateness),
             reads_sockets: Flag::default(),
             has_request_options: Flag::new(options.route_label_first),
-            socket_waits: SocketWaits::new(),
             shards: Shards::new(context),
             counters: CountersByRoute::new(routes.len()),
             routes,
@@ -150,7 +143,6 @@ impl MonitorState {
             capture_pool: CapturePool::new(stacks_missing.is_none(), workers),
             delays: WatchdogDelays::default(),
             unattributed: (0..workers).map(|_| UnattributedPoll::default()).collect(),
-            worker_parks: WorkerParks::new(workers),
             worker_threads: WorkerThreads::new(workers),
             worker_load: WorkerLoad::new(metrics),
             blocking_pool_wait: Arc::default(),
@@ -218,12 +210,6 @@ impl MonitorState {
         let mut ages = self.requests.longest_unpolled(self.clock.now(), self.clock.ticks(MIN_AGE));
         ages.retain(|&route, _| !self.routes.is_task(route));
         ages.into_iter().map(|(route, age)| (route, self.clock.duration(age))).collect()
-    }
-
-    /// Returns since when a worker has polled tasks without parking, if that is known.
-    pub(crate) fn busy_since(&self, worker: usize) -> Option<u64> {
-        let [parks, _] = worker_counters(&self.runtime.metrics(), worker)?;
-        self.worker_parks.busy_since(worker, parks)
     }
 
     // === polls in progress ===

@@ -69,8 +69,7 @@ impl WorkerTracker {
         for (worker, unattributed) in monitor.unattributed.iter().enumerate() {
             let Some(counters) = worker_counters(&self.metrics, worker) else { continue };
             self.counter_changes.record(worker, counters);
-            monitor.worker_parks.record(worker, counters[0], now);
-            monitor.worker_load.record_scan(worker, counters[1]);
+            monitor.worker_load.record_scan(worker, counters, now);
             let Some(state) = self.states.get_mut(worker) else { continue };
             let scan = WorkerScan::new(&monitor, worker, counters);
             let is_idle_or_measured = counters[0] % 2 == 1 || scan.is_measured;

@@ -75,6 +75,30 @@ impl Attribution {
         }
     }
 
+    /// Takes what the polling threads have recorded.
+    pub(super) fn receive(&mut self) {
+        let monitor = Arc::clone(&self.monitor);
+        // Before the long polls: of a poll that has kept a request waiting, the end comes first.
+        while let Some(delay) = monitor.attribution.pop_delay() {
+            if self.pending.len() < Self::MAX_PENDING {
+                self.pending.push(delay);
+            } else {
+                self.lost += ticks(&delay);
+            }
+        }
+        self.lost += monitor.attribution.take_lost();
+        while let Some(poll) = monitor.attribution.pop_long_poll() {
+            self.add_poll(poll);
+        }
+    }
+
+    /// Returns how many requests that have been read since waited in a socket at a moment, as long
+    /// as their delays are not attributed.
+    pub(super) fn in_sockets_at(&self, moment: u64) -> usize {
+        let waited = |delay: &&Delay| delay.ready < moment && moment <= delay.polled;
+        self.pending.iter().filter(|delay| delay.in_socket).filter(waited).count()
+    }
+
     /// Adds a stall that has ended, or has handed off its worker then.
     pub(super) fn add_stall(&mut self, stall: &StallMessage, end: u64, split: &TimeSplit) {
         let culprit = self.culprit(stall, end, split);
@@ -136,18 +160,7 @@ impl Attribution {
 
     fn settle(&mut self, until: u64) {
         let monitor = Arc::clone(&self.monitor);
-        // Before the long polls: of a poll that has kept a request waiting, the end comes first.
-        while let Some(delay) = monitor.attribution.pop_delay() {
-            if self.pending.len() < Self::MAX_PENDING {
-                self.pending.push(delay);
-            } else {
-                self.lost += ticks(&delay);
-            }
-        }
-        self.lost += monitor.attribution.take_lost();
-        while let Some(poll) = monitor.attribution.pop_long_poll() {
-            self.add_poll(poll);
-        }
+        self.receive();
         self.add_stalls_in_progress();
         let pending = std::mem::take(&mut self.pending).into_iter();
         let (batch, held_back): (Vec<_>, _) = pending.partition(|delay| delay.polled < until);

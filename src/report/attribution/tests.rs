@@ -56,7 +56,14 @@ impl Driven {
 
     fn delay(&self, lane: Lane, route: RouteId, ready: u64, polled: u64, busy_since: u64) {
         let [ready, polled, busy_since] = [ready, polled, busy_since].map(|time| time * MILLI);
-        self.monitor.attribution.push_delay(Delay { lane, route, ready, polled, busy_since });
+        self.monitor.attribution.push_delay(Delay {
+            lane,
+            route,
+            ready,
+            polled,
+            in_socket: false,
+            busy_since,
+        });
     }
 
     /// Returns what a route has caused, and what it has suffered by each.

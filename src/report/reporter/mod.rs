@@ -13,7 +13,6 @@ use super::hand_off::{Verdict, judge};
 use super::message::Message;
 use super::outputs::Outputs;
 use super::stall_builder::StallBuilder;
-use super::waiting_requests::WaitingRequests;
 use crate::routes::Routes;
 use crate::shard::PollId;
 use crate::stall::Stall;
@@ -22,6 +21,8 @@ use crate::trace::{Parent, SpanRef};
 
 /// How long an ended stall waits for the scan after its end, which takes a few milliseconds.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after the end of a stall the requests that waited in a socket until then are read.
+const READ_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long it then waits, before it is counted, for stacks that may show a hand-off.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a stall of unmeasured code in progress waits for its first stack, which may show that
@@ -58,8 +59,6 @@ pub(crate) struct Reporter {
     in_progress: VecDeque<(Instant, InProgressReport)>,
     /// Ended stalls that are not counted yet, with the time of arrival.
     ended: VecDeque<(Instant, EndedStall)>,
-    /// The requests that have waited in a socket.
-    waiting: WaitingRequests,
     /// Ended stalls that are counted, but not reported yet.
     counted: Vec<CountedStall>,
     /// The notices that have not been sent.
@@ -99,7 +98,6 @@ impl Reporter {
             cpu_quota: CpuQuota::new(),
             in_progress: VecDeque::new(),
             ended: VecDeque::new(),
-            waiting: WaitingRequests::default(),
             counted: Vec::new(),
             pending_notices: Notice::ALL.into(),
             unneeded_spans: Vec::new(),
@@ -174,7 +172,7 @@ impl Reporter {
                 self.report_in_progress(&report, arrived);
             }
         }
-        self.waiting.update(&monitor);
+        self.attribution.receive();
         for (arrived, ended) in std::mem::take(&mut self.ended) {
             if self.is_countable(arrived, &ended, scanned_until, now) {
                 self.count(ended, arrived);
@@ -207,7 +205,8 @@ impl Reporter {
         let waited = now.saturating_duration_since(arrived);
         let is_scanned = ended.end < scanned_until || waited >= SCAN_TIMEOUT;
         let is_open = self.closed_at.is_none();
-        let is_read = !(is_open && WaitingRequests::may_follow(&self.monitor, waited));
+        let reads_sockets = self.monitor.reads_sockets.is_set();
+        let is_read = !(is_open && reads_sockets && waited < READ_TIMEOUT);
         is_scanned
             && is_read
             && !self.may_wait_for_stacks(ended.stall.id, arrived, COUNT_TIMEOUT, now)
@@ -272,7 +271,7 @@ impl Reporter {
             stall_end = stall.poll.start + stall.ticks;
             samples.retain(|sample| sample.age <= stall.ticks);
         }
-        stall.in_flight += self.waiting.count_at(stall_end);
+        stall.in_flight += self.attribution.in_sockets_at(stall_end);
         let ends = Ends { poll: end, stall: stall_end };
         let Some(report) = self.build(&stall, ends, &samples) else {
             self.unneeded_spans.push(span);

@@ -294,7 +294,8 @@ fn a_report_names_whom_the_stall_has_delayed() {
     driven.monitor.routes.confirm(MethodLabel::HEAD, "/b");
     let (ready, polled) = (ID.start + 10 * MILLI, ID.start + 101 * MILLI);
     let lane = Lane::Worker(0);
-    let delay = Delay { lane, route: victim, ready, polled, busy_since: polled };
+    let in_socket = false;
+    let delay = Delay { lane, route: victim, ready, polled, in_socket, busy_since: polled };
     driven.monitor.attribution.push_delay(delay);
     driven.end(None);
     let reports = driven.reports();
