@@ -167,7 +167,10 @@ mod tests {
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             match (&self.stream).read(buf.initialize_unfilled()) {
-                Ok(read) => Poll::Ready(Ok(buf.advance(read))),
+                Ok(read) => {
+                    buf.advance(read);
+                    Poll::Ready(Ok(()))
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error)),
             }

@@ -50,38 +50,40 @@ impl ServiceState {
         let monitor = self.guard.monitor();
         let method = MethodLabel::new(request.method());
         RequestGuard::request(monitor, method, |local| {
-            if monitor.has_request_options.is_set() {
-                return self.start_with_options(local, monitor, method, RouteRequest::new(request));
-            }
             match request.extensions().get::<MatchedPath>() {
-                Some(path) => self.resolve(local, monitor, method, path),
-                None => resolve_label(local, monitor, method, None, RouteRequest::new(request)),
+                Some(path) if !monitor.has_request_options.is_set() => {
+                    self.resolve(local, monitor, method, path)
+                }
+                path => {
+                    let request = RouteRequest::new(request);
+                    self.start_with_options(local, monitor, method, path, request)
+                }
             }
         })
     }
 
-    /// Returns the route of a request of a monitor that measures socket waits, or whose user's
-    /// function comes first.
+    /// Returns the route of a request without a matched path, of one of a monitor whose user's
+    /// function comes first, or of one whose socket wait is measured.
     #[cold]
     fn start_with_options(
         &self,
         local: &LocalHandle,
         monitor: &MonitorState,
         method: MethodLabel,
+        path: Option<&MatchedPath>,
         request: RouteRequest<'_>,
     ) -> RequestRoute {
-        let extensions = request.extensions();
-        let route = match extensions.get::<MatchedPath>() {
+        let route = match path {
             Some(path) if !monitor.route_label_first => self.resolve(local, monitor, method, path),
             path => resolve_label(local, monitor, method, path, request),
         };
         if monitor.reads_sockets.is_set() {
-            SocketWait::record(extensions.get(), local, monitor, route.id);
+            SocketWait::record(request.extensions().get(), local, monitor, route.id);
         }
         route
     }
 
-    #[inline]
+    #[inline(always)]
     fn resolve(
         &self,
         local: &LocalHandle,
@@ -119,7 +121,6 @@ impl Clone for ServiceState {
 }
 
 /// Asks the user's function first, and takes the matched path if it returns none.
-#[cold]
 fn resolve_label(
     local: &LocalHandle,
     monitor: &MonitorState,
