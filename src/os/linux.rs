@@ -11,11 +11,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Tid;
+use super::posix::clock;
 
 impl Tid {
     pub(crate) fn current() -> Self {
         // SAFETY: `gettid` takes no arguments, accesses no memory and cannot fail.
-        Self(unsafe { libc::gettid() })
+        let tid = unsafe { libc::gettid() };
+        Self(tid.unsigned_abs().into())
     }
 }
 
@@ -23,17 +25,7 @@ impl Tid {
 pub(crate) fn cpu_time(thread: Tid) -> Option<Duration> {
     // The kernel's encoding of "the scheduler's clock of that thread", which is also what
     // `pthread_getcpuclockid` returns.
-    clock((!thread.0 << 3) | 6)
-}
-
-/// Returns the CPU time of the current thread.
-pub(crate) fn thread_cpu_time() -> Option<Duration> {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-/// Returns the CPU time of all threads of this process.
-pub(crate) fn process_cpu_time() -> Option<Duration> {
-    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+    clock(((!thread.0 << 3) | 6) as libc::clockid_t)
 }
 
 /// Returns how many page faults the current thread has had, whether they read from disk or not.
@@ -72,16 +64,6 @@ pub(super) fn rdtsc() -> u64 {
     // SAFETY: `rdtsc` exists on every x86_64 processor and accesses no memory. A kernel that denies
     // it to processes does not use it as its own clock source either, and then it is not read here.
     unsafe { std::arch::x86_64::_rdtsc() }
-}
-
-fn clock(id: libc::clockid_t) -> Option<Duration> {
-    let mut time = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the pointer is to memory for a `timespec`; the kernel rejects an id that is not
-    // valid.
-    let is_read = unsafe { libc::clock_gettime(id, time.as_mut_ptr()) } == 0;
-    // SAFETY: a call that returned 0 has initialized the value.
-    let time = is_read.then(|| unsafe { time.assume_init() })?;
-    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
 }
 
 /// The file `/proc/self/mem`, opened where `process_vm_readv` is not permitted; -1 before.

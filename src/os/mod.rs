@@ -12,6 +12,8 @@ mod fd_target;
 mod linux;
 #[cfg(not(target_os = "linux"))]
 mod other;
+#[cfg(any(target_os = "freebsd", target_os = "linux", target_os = "macos"))]
+mod posix;
 #[cfg(target_os = "linux")]
 mod proc;
 #[cfg(target_os = "linux")]
@@ -34,16 +36,18 @@ pub(crate) use self::proc::tells_where_blocked;
 pub(crate) use self::{
     cgroup::CgroupCpuStat,
     fd_target::FdTarget,
-    linux::{
-        cpu_time, process_cpu_time, scheduler_tick, since_last_data, thread_cpu_time,
-        thread_page_faults, thread_preemptions,
-    },
+    linux::{cpu_time, scheduler_tick, since_last_data, thread_page_faults, thread_preemptions},
+    posix::{process_cpu_time, thread_cpu_time},
     proc::{run_delay, sched_stat, thread_state, threads},
 };
 
-/// A thread's id in the kernel. 0 means none.
+/// The unit in which the system counts the CPU time of a thread; zero if it is negligible.
+pub(crate) const CPU_TIME_UNIT: Duration =
+    if cfg!(target_os = "windows") { Duration::from_micros(15_625) } else { Duration::ZERO };
+
+/// A thread of this process, as the kernel knows it. 0 means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Tid(pub(crate) i32);
+pub(crate) struct Tid(pub(crate) u64);
 
 /// What a thread is doing at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,4 +107,57 @@ pub(crate) struct SchedStat {
     /// How often the thread was put on a CPU; where the kernel does not tell, its CPU time in
     /// nanoseconds, which does not change either while it is off the CPU.
     pub(crate) timeslices: u64,
+}
+
+// === impl SchedStat ===
+
+impl SchedStat {
+    /// Returns what the CPU time of a thread tells.
+    pub(crate) fn from_cpu_time(cpu: Duration) -> Self {
+        Self { run_delay: None, timeslices: duration_nanos(cpu) }
+    }
+}
+
+#[cfg(all(
+    test,
+    any(target_os = "freebsd", target_os = "linux", target_os = "macos", target_os = "windows")
+))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_cpu_time_of_another_thread_grows_while_it_runs_and_is_gone_once_it_has_ended() {
+        let (send_tid, tid) = mpsc::channel();
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_stopped);
+        let thread = thread::spawn(move || {
+            send_tid.send(Tid::current()).unwrap();
+            while !is_stopped.load(Ordering::Relaxed) {}
+        });
+        let tid = tid.recv().unwrap();
+        let before = cpu_time(tid).unwrap();
+        while cpu_time(tid).unwrap() == before {
+            thread::yield_now();
+        }
+        assert!(thread_state(tid).is_some() && sched_stat(tid).is_some());
+        stop.store(true, Ordering::Relaxed);
+        // Not joined before, so that its handle still exists.
+        while cpu_time(tid).is_some() {
+            thread::yield_now();
+        }
+        assert_eq!((thread_state(tid), sched_stat(tid)), (None, None));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_and_its_process_count_their_own_cpu_time() {
+        let (thread, process) = (thread_cpu_time().unwrap(), process_cpu_time().unwrap());
+        while thread_cpu_time().unwrap() == thread || process_cpu_time().unwrap() == process {}
+        assert!(cpu_time(Tid::current()).is_some());
+    }
 }

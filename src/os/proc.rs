@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::time::Duration;
 
-use super::{BlockedIn, SchedStat, Syscall, ThreadState, Tid, cpu_time, duration_nanos};
+use super::{BlockedIn, SchedStat, Syscall, ThreadState, Tid, cpu_time};
 
 /// Returns what a thread of this process is doing, as far as the kernel tells. `None` if it has
 /// ended.
@@ -26,10 +26,8 @@ pub(crate) fn tells_where_blocked(thread: Tid) -> bool {
 /// Returns the scheduler's statistics of a thread of this process; where the kernel has none, what
 /// its CPU time tells. `None` if it has ended.
 pub(crate) fn sched_stat(thread: Tid) -> Option<SchedStat> {
-    with_file(thread, "schedstat", parse_sched_stat).or_else(|| {
-        let timeslices = duration_nanos(cpu_time(thread)?);
-        Some(SchedStat { run_delay: None, timeslices })
-    })
+    with_file(thread, "schedstat", parse_sched_stat)
+        .or_else(|| cpu_time(thread).map(SchedStat::from_cpu_time))
 }
 
 /// Returns the time that a thread of this process has waited in the run queue. `None` if the kernel

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::os::Syscall;
+use crate::os::{CPU_TIME_UNIT, Syscall};
 use crate::shard::TimeBreakdown;
 use crate::stall::{Cause, TimeSplit};
 
@@ -33,16 +33,23 @@ pub(super) fn classify(
         let detail = if is_throttled { "the control group's CPU quota" } else { "the run queue" };
         return Classification { detail: Some(detail), ..Cause::Preempted.into() };
     }
-    let Some(breakdown) = breakdown else { return Cause::Unknown.into() };
-    if breakdown.wall.is_zero() && breakdown.syscall.is_none() {
+    let Some(breakdown) = breakdown.filter(|breakdown| is_conclusive(breakdown, CPU_TIME_UNIT))
+    else {
         return Cause::Unknown.into();
-    }
+    };
     if split.off_cpu > split.cpu {
         return Classification { syscall: breakdown.syscall, ..Cause::Blocked.into() };
     }
     let is_slowed = is_throttled && waited > split.own() / 4;
     let detail = is_slowed.then_some("throttled by the control group's CPU quota");
     Classification { detail, ..Cause::Cpu.into() }
+}
+
+/// Returns whether the samples show how the thread has spent its time, if the system counts CPU time
+/// in units: in less than one unit, a thread that runs may have used none.
+fn is_conclusive(breakdown: &TimeBreakdown, unit: Duration) -> bool {
+    let is_sampled = !breakdown.wall.is_zero() || breakdown.syscall.is_some();
+    is_sampled && breakdown.wall >= unit
 }
 
 impl From<Cause> for Classification {
@@ -71,7 +78,7 @@ mod tests {
             stopped: millis(stopped),
         };
         let breakdown =
-            TimeBreakdown { wall: millis(1), syscall: FUTEX, ..TimeBreakdown::default() };
+            TimeBreakdown { wall: millis(50), syscall: FUTEX, ..TimeBreakdown::default() };
         classify(Some(&breakdown), &split, millis(25), millis(throttled))
     }
 
@@ -98,6 +105,18 @@ mod tests {
         assert_eq!(case([4, 6, 0, 300], 0).cause, Cause::Paused);
         assert_eq!(case([4, 6, 200, 300], 0).cause, Cause::Paused, "the larger share");
         assert_eq!(case([4, 6, 300, 200], 0).cause, Cause::Preempted);
+    }
+
+    #[test]
+    fn a_time_shorter_than_the_unit_of_cpu_time_is_inconclusive() {
+        let is_conclusive = |wall, syscall, unit| {
+            let breakdown =
+                TimeBreakdown { wall: millis(wall), syscall, ..TimeBreakdown::default() };
+            is_conclusive(&breakdown, millis(unit))
+        };
+        assert!(is_conclusive(1, None, 0) && is_conclusive(0, FUTEX, 0));
+        assert!(!is_conclusive(0, None, 0), "not sampled");
+        assert!(!is_conclusive(14, FUTEX, 15) && is_conclusive(15, None, 15));
     }
 
     #[test]

@@ -132,12 +132,12 @@ impl Shard {
 
     /// Returns the kernel's id of the owning thread.
     pub(crate) fn tid(&self) -> Option<Tid> {
-        let tid = i32::try_from(self.tid.load(Ordering::Relaxed)).ok()?;
+        let tid = self.tid.load(Ordering::Relaxed);
         (tid != 0).then_some(Tid(tid))
     }
 
     pub(crate) fn set_tid(&self, tid: Tid) {
-        self.tid.store(u64::try_from(tid.0).unwrap_or(0), Ordering::Relaxed);
+        self.tid.store(tid.0, Ordering::Relaxed);
     }
 
     /// Forgets the thread, which has ended.

@@ -68,11 +68,10 @@ impl ThreadSamples {
 
     /// Records the first sample of a poll.
     pub(super) fn begin(&self, start: u64, sample: &ThreadSample) {
-        let thread = u64::from(sample.thread.0.unsigned_abs());
         let [cpu_before, run_delay_before] = self.since_last(sample);
         self.poll.store(0, Ordering::Relaxed);
         for (word, value) in [
-            (&self.thread, thread),
+            (&self.thread, sample.thread.0),
             (&self.cpu_before, cpu_before),
             (&self.run_delay_before, run_delay_before),
             (&self.first_at, nanos(sample.at)),
@@ -187,7 +186,7 @@ impl ThreadSamples {
     /// Returns the time on-CPU and in the run queue since the last sample of the same thread, or
     /// since the thread started, in nanoseconds.
     fn since_last(&self, sample: &ThreadSample) -> [u64; 2] {
-        let is_same_thread = get(&self.thread) == u64::from(sample.thread.0.unsigned_abs());
+        let is_same_thread = get(&self.thread) == sample.thread.0;
         let since = |now: u64, first: &AtomicU64, since: &AtomicU64| {
             let first = get(first);
             let is_known = is_same_thread && first != UNKNOWN;

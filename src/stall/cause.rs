@@ -26,7 +26,8 @@ pub enum Cause {
     /// The whole process was stopped.
     Paused,
     /// The poll ended before the watchdog sampled it, the report queue was full, or the platform
-    /// does not report the cause.
+    /// does not report the cause. On Windows also if it ended less than 16 ms after its first
+    /// sample.
     Unknown,
 }
 

@@ -59,9 +59,8 @@ impl WorkerThreads {
 
     /// Returns the worker that a thread runs, if it is known.
     pub(super) fn worker(&self, thread: Tid) -> Option<usize> {
-        let known = bits(thread);
-        (known != 0).then_some(())?;
-        self.workers.iter().position(|entry| entry.tid.load(Ordering::Relaxed) == known)
+        (thread.0 != 0).then_some(())?;
+        self.workers.iter().position(|entry| entry.tid.load(Ordering::Relaxed) == thread.0)
     }
 
     /// Returns whether another thread has been seen as a worker since `start`, at which `thread` was
@@ -85,7 +84,7 @@ impl WorkerThreads {
 
     /// Returns whether no worker is known to run on a thread.
     pub(crate) fn is_unknown(&self, thread: Tid) -> bool {
-        self.workers.iter().all(|entry| entry.tid.load(Ordering::Relaxed) != bits(thread))
+        self.workers.iter().all(|entry| entry.tid.load(Ordering::Relaxed) != thread.0)
     }
 
     /// Returns the number of workers whose thread is not known.
@@ -107,11 +106,11 @@ impl WorkerThreads {
             forget(entry, thread);
         }
         if let Some(entry) = self.workers.get(worker) {
-            let (none, first) = (0, bits(thread));
+            let (none, first) = (0, thread.0);
             let first_tid = &entry.first_tid;
             let _ = first_tid.compare_exchange(none, first, Ordering::Relaxed, Ordering::Relaxed);
             entry.since.store(now, Ordering::Relaxed);
-            entry.tid.store(bits(thread), Ordering::Relaxed);
+            entry.tid.store(thread.0, Ordering::Relaxed);
         }
     }
 
@@ -160,17 +159,13 @@ impl WorkerThreads {
 }
 
 fn forget(entry: &WorkerThread, thread: Tid) {
-    let (known, none) = (bits(thread), 0);
+    let (known, none) = (thread.0, 0);
     let _ = entry.tid.compare_exchange(known, none, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 fn tid(word: &AtomicU64) -> Option<Tid> {
-    let tid = i32::try_from(word.load(Ordering::Relaxed)).ok()?;
+    let tid = word.load(Ordering::Relaxed);
     (tid != 0).then_some(Tid(tid))
-}
-
-fn bits(thread: Tid) -> u64 {
-    u64::try_from(thread.0).unwrap_or(0)
 }
 
 #[cfg(not(tower_stall_loom))]

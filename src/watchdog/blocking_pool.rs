@@ -57,8 +57,8 @@ impl BlockingPoolDelay {
     /// Returns whether `spawn_blocking` needs no new thread, or can start one.
     fn has_thread(&self) -> bool {
         let thread = self.thread.load(Ordering::Relaxed);
-        let is_alive = |&thread: &i32| thread != 0 && os::thread_state(Tid(thread)).is_some();
-        i32::try_from(thread).is_ok_and(|thread| is_alive(&thread)) || self.permit.take()
+        let is_alive = thread != 0 && os::thread_state(Tid(thread)).is_some();
+        is_alive || self.permit.take()
     }
 
     pub(super) fn histogram(&self) -> &Histogram {
@@ -94,8 +94,7 @@ impl BlockingPoolProbe {
         let (delay, clock) = (Arc::clone(delay), clock.clone());
         let _detached = tokio::task::spawn_blocking(move || {
             delay.started_at.store(clock.now(), Ordering::Relaxed);
-            let thread = u64::try_from(Tid::current().0).unwrap_or(0);
-            delay.thread.store(thread, Ordering::Relaxed);
+            delay.thread.store(Tid::current().0, Ordering::Relaxed);
             delay.wait.end();
         });
     }

@@ -33,11 +33,11 @@ pub(super) fn find_worker_thread(monitor: &MonitorState) {
 
 /// Returns the candidate that belongs to the threads of the other workers: the only one between or
 /// before them, or otherwise the first after them. `None` if there are several.
-fn missing_thread(known: &[i32], candidates: &[i32]) -> Option<i32> {
+fn missing_thread(known: &[u64], candidates: &[u64]) -> Option<u64> {
     let (first, last) = (known.iter().min(), known.iter().max());
-    let is_before = |&&tid: &&i32| first.is_some_and(|&first| tid < first);
-    let is_after = |tid: &&i32| !is_before(tid) && last.is_none_or(|&last| **tid > last);
-    let is_between = |tid: &&i32| !is_before(tid) && !is_after(tid);
+    let is_before = |&&tid: &&u64| first.is_some_and(|&first| tid < first);
+    let is_after = |tid: &&u64| !is_before(tid) && last.is_none_or(|&last| **tid > last);
+    let is_between = |tid: &&u64| !is_before(tid) && !is_after(tid);
     let after = candidates.iter().filter(is_after).min();
     let mut inside: Vec<_> = candidates.iter().filter(is_between).collect();
     if inside.is_empty() {

@@ -25,7 +25,8 @@ use crate::sync::{AtomicBool, Ordering};
 pub(crate) type AllCounters = Box<[Option<[u64; 2]>]>;
 
 /// How long the current thread waits for the other workers to park or to count something, times one
-/// to four: two workers that wait for each other must not give up at the same time.
+/// to five: two workers that wait for each other must not give up at the same time. Not a power of
+/// two, because on some systems only every fourth number is a thread's.
 const WAIT: Duration = Duration::from_micros(20);
 
 /// What is known of the current thread at the end of a long poll.
@@ -147,7 +148,8 @@ impl MonitorState {
         let mut candidates = Candidates::new(&metrics, before);
         let known = self.worker_threads.worker(thread);
         if is_careful || known.is_none_or(|known| !candidates.contains(known)) {
-            candidates.wait_for_others(WAIT * (1 + thread.0.unsigned_abs() % 4));
+            let factor = 1 + (thread.0 % 5) as u32;
+            candidates.wait_for_others(WAIT * factor);
         }
         if let Some(refuted) = known.filter(|&known| !candidates.contains(known)) {
             self.worker_threads.forget(refuted, thread);

@@ -110,7 +110,7 @@ impl<T> SharedSample<T> {
         self.state
             .compare_exchange(last.0, filling.0, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
-        self.thread.store(word(thread), Ordering::Relaxed);
+        self.thread.store(thread.0, Ordering::Relaxed);
         self.mark.store(mark, Ordering::Relaxed);
         // Release: pairs with the Acquire in `fulfill`, which then reads this thread and this mark.
         self.state.store(State::new(number, SamplePhase::Requested).0, Ordering::Release);
@@ -123,7 +123,7 @@ impl<T> SharedSample<T> {
         let state = State(self.state.load(Ordering::Acquire));
         let number = state.number();
         let is_requested = state == State::new(number, SamplePhase::Requested);
-        (is_requested && self.thread.load(Ordering::Relaxed) == word(thread)).then_some(number)
+        (is_requested && self.thread.load(Ordering::Relaxed) == thread.0).then_some(number)
     }
 
     /// Fulfills the request with that number, if it still exists and is for `thread`, which is the
@@ -135,7 +135,7 @@ impl<T> SharedSample<T> {
         let is_requested =
             self.state.load(Ordering::Acquire) == State::new(number, SamplePhase::Requested).0;
         if !is_requested
-            || self.thread.load(Ordering::Relaxed) != word(thread)
+            || self.thread.load(Ordering::Relaxed) != thread.0
             || self.transition(number, SamplePhase::Requested, SamplePhase::Copying).is_err()
         {
             return;
@@ -255,9 +255,4 @@ impl State {
     fn next_number(self) -> u64 {
         self.number().wrapping_add(1) & ((1 << NUMBER_BITS) - 1)
     }
-}
-
-/// Returns the id of a thread as a word.
-fn word(thread: Tid) -> u64 {
-    thread.0 as u64
 }

@@ -170,7 +170,7 @@ impl Drop for TestThread {
 }
 
 fn words(tid: Tid) -> [u64; 8] {
-    [0, 1, 2, 3, 4, 5, 6, 7].map(|word: u64| 0xfeed_beef_0000_0000 | word << 24 | tid.0 as u64)
+    [0, 1, 2, 3, 4, 5, 6, 7].map(|word: u64| 0xfeed_beef_0000_0000 | word << 24 | tid.0)
 }
 
 #[inline(never)]
