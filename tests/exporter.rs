@@ -6,7 +6,7 @@ mod support;
 
 use std::error::Error;
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::task::{Context, Waker};
@@ -323,8 +323,9 @@ fn serve_fails_on_a_used_address_and_a_second_recorder() {
         let used = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = serve(used.local_addr().unwrap()).unwrap_err();
         assert!(error.to_string().contains("choose another port"), "{error}");
-        let source = error.source().unwrap().to_string();
-        assert!(source.contains("in use") && !error.to_string().contains("in use"), "{source}");
+        let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(source.kind(), io::ErrorKind::AddrInUse);
+        assert!(!error.to_string().contains(&source.to_string()), "{error}");
         let first = serve(([127, 0, 0, 1], 0)).unwrap();
         let second = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = serve(second).unwrap_err().to_string();

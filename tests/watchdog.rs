@@ -3,15 +3,12 @@
 
 mod support;
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
 use tokio::runtime::Runtime;
-use tower::{Layer, Service, service_fn};
 use tower_stall::{Phase, Stall, StallMonitor};
 
 use self::support::{
@@ -214,7 +211,6 @@ fn time_of_an_uninstrumented_task_is_reported_at_most_once() {
     assert!(Duration::ZERO < reported && reported <= took, "{reported:?} of {took:?}: {stalls:#?}");
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn a_shutdown_ends_an_unattributed_stall_in_progress() {
     let runtime = runtime(1);
@@ -322,6 +318,11 @@ fn wait_until_the_watchdog_is_idle() {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use tower::{Layer, Service, service_fn};
+
     use super::*;
 
     /// The name of the watchdog's thread, of which the kernel keeps 15 bytes.
