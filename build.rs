@@ -23,7 +23,7 @@ fn stacks_supported() -> bool {
         && !is_set("CARGO_CFG_TOWER_STALL_NO_STACKS")
         && is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ARCH", "x86_64")
-        && is("CARGO_CFG_TARGET_ENV", "gnu")
+        && (is("CARGO_CFG_TARGET_ENV", "gnu") || is("CARGO_CFG_TARGET_ENV", "musl"))
 }
 
 /// The targets of the dependency `syscalls` in Cargo.toml.

@@ -53,7 +53,7 @@
 //!
 //! # Platforms
 //!
-//! | | x86_64 Linux, glibc | other Linux | macOS | Windows, FreeBSD | other Unix |
+//! | | x86_64 Linux | other Linux | macOS | Windows, FreeBSD | other Unix |
 //! |---|---|---|---|---|---|
 //! | route, duration, stalls in progress, metrics | yes | yes | yes | yes | yes |
 //! | line of a blocked thread | yes | no | no | no | no |

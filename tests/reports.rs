@@ -163,7 +163,10 @@ async fn a_report_has_all_fields_and_the_span_of_the_request() {
             "{fields:#?}"
         );
         let stack = fields["stack"].as_str().unwrap();
-        assert!(stack.starts_with("clock_nanosleep\n") && !stack.contains("axum"), "{stack}");
+        // musl has calls inside that function.
+        let mut inner = stack.lines().take(if cfg!(target_env = "musl") { 4 } else { 1 });
+        assert!(inner.any(|frame| frame == "clock_nanosleep"), "{stack}");
+        assert!(!stack.contains("axum"), "{stack}");
         assert!(fields.get("missing").is_none());
     } else {
         assert!(fields["missing"].is_string());
@@ -196,7 +199,12 @@ fn a_subscriber_that_panics_at_a_notice_loses_no_report() {
     let _subscriber = tracing::subscriber::set_default(subscriber.clone());
     let monitor = StallMonitor::builder()
         .runtime(runtime.handle().clone())
-        .on_stall(move |stall| report.send(stall.route().to_owned()).unwrap_or_default())
+        // While the first stack is being symbolized, the runtime seems to be stalled.
+        .on_stall(move |stall| {
+            if stall.route() != "unattributed" {
+                report.send(stall.route().to_owned()).unwrap_or_default();
+            }
+        })
         .spawn()
         .unwrap();
     for _ in 0..2 {

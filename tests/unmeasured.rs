@@ -222,7 +222,7 @@ fn a_runtime_that_has_ended_is_not_stalled() {
 /// Which needs a stack that shows that the thread is elsewhere.
 #[test]
 fn a_runtime_that_no_thread_drives_is_not_stalled() {
-    if !cfg!(all(target_arch = "x86_64", target_env = "gnu", feature = "stacks")) {
+    if !cfg!(stacks_supported) {
         return;
     }
     let runtime = current_thread_runtime();

@@ -35,6 +35,8 @@ pub(crate) struct StackSnapshot {
 
 impl Registers {
     pub(crate) const RAX: usize = 0;
+    #[cfg(all(test, stacks_supported))]
+    pub(crate) const RBP: usize = 6;
     pub(crate) const RSP: usize = 7;
     pub(crate) const PC: usize = 16;
 

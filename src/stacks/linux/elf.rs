@@ -20,6 +20,8 @@ type ProgramHeader = ProgramHeader64<object::LittleEndian>;
 pub(super) struct Image {
     /// What the loader has added to the addresses in the file.
     pub(super) bias: u64,
+    /// Where the program starts, if it is one.
+    pub(super) entry: u64,
     pub(super) code: Vec<Range<u64>>,
     /// From the first to the last address of its segments.
     pub(super) extent: Range<u64>,
@@ -38,7 +40,7 @@ struct Segment {
 impl Image {
     /// Reads the headers of the image that was loaded at an address.
     pub(super) fn read(start: u64) -> Option<Self> {
-        let headers = program_headers(start)?;
+        let (headers, entry) = headers(start)?;
         let first = headers
             .iter()
             .find(|header| header.p_type(ENDIAN) == PT_LOAD && header.p_offset(ENDIAN) == 0)?;
@@ -49,6 +51,7 @@ impl Image {
         let eh_frame_hdr = segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME);
         Some(Self {
             bias,
+            entry: entry.wrapping_add(bias),
             code: loaded()
                 .filter(|segment| segment.is_code)
                 .map(|segment| segment.addresses.clone())
@@ -67,8 +70,9 @@ impl Image {
     }
 }
 
-/// Copies the program headers of the image that was loaded at an address.
-fn program_headers(start: u64) -> Option<Vec<ProgramHeader>> {
+/// Copies the program headers of the image that was loaded at an address. Returns them with the
+/// address at which it starts, if it is a program.
+fn headers(start: u64) -> Option<(Vec<ProgramHeader>, u64)> {
     let header = memory::words(start, size_of::<FileHeader>())?;
     let header = FileHeader::parse(bytes_of_slice(&header)).ok()?;
     // Fails unless the image is in little-endian order.
@@ -80,7 +84,7 @@ fn program_headers(start: u64) -> Option<Vec<ProgramHeader>> {
     }
     let table = memory::words(start.checked_add(header.e_phoff(ENDIAN))?, count * size)?;
     let (headers, _) = slice_from_bytes(bytes_of_slice(&table), count).ok()?;
-    Some(headers.to_vec())
+    Some((headers.to_vec(), header.e_entry(ENDIAN)))
 }
 
 // === impl Segment ===

@@ -1,8 +1,10 @@
-//! Stacks on x86_64 Linux with glibc.
+//! Stacks on x86_64 Linux, with glibc or musl.
 
 mod cfi;
 mod elf;
+mod epilogue;
 mod exports;
+mod instruction;
 mod interrupted_syscall;
 mod memory;
 mod missing;

@@ -14,6 +14,19 @@ pub(super) fn is_return_address(address: u64) -> bool {
     before.is_some_and(|code| ends_with_call(&code))
 }
 
+/// Returns what the call before a return address may have called, if that is encoded in it, or is in
+/// memory at an address that is: two forms may end with the same bytes.
+pub(super) fn call_targets(address: u64) -> impl Iterator<Item = u64> {
+    let code = address.checked_sub(6).and_then(memory::array::<6>).unwrap_or_default();
+    let to = |[a, b, c, d]: [u8; 4]| {
+        address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))
+    };
+    let [first, second, operand @ ..] = code;
+    let direct = (second == 0xe8).then(|| to(operand));
+    let by_memory = ([first, second] == [0xff, 0x15]).then(|| memory::array(to(operand)));
+    direct.into_iter().chain(by_memory.flatten().map(u64::from_ne_bytes))
+}
+
 /// Returns whether `code` ends with a call. Prefixes are not relevant: they precede the opcode.
 fn ends_with_call(code: &[u8]) -> bool {
     let mut ends = (0..code.len()).filter_map(|start| code.get(start..));
@@ -31,7 +44,7 @@ fn is_indirect_call(code: &[u8]) -> bool {
 }
 
 /// Returns how many bytes follow a ModRM byte: the SIB byte and the displacement.
-fn operand_len(modrm: u8, next: Option<&u8>) -> usize {
+pub(super) fn operand_len(modrm: u8, next: Option<&u8>) -> usize {
     let (mode, base) = (modrm >> 6, modrm & 7);
     let sib = if mode != 3 && base == 4 { next } else { None };
     let base = sib.map_or(base, |sib| sib & 7);

@@ -17,6 +17,7 @@
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests;
+mod without_tables;
 
 use gimli::{
     CfaRule, EvaluationResult, Location as DwarfLocation, Register, RegisterRule, UnwindContext,
@@ -159,7 +160,7 @@ impl Unwinder {
                 }
                 step.caller(mark)?
             }
-            None => frame.caller_without_row(stack)?,
+            None => self.caller_by_code(frame, stack, mark)?,
         };
         self.validate(&caller, mark)?;
         if caller.get(RSP) > Some(mark) { Err(StopReason::Mark) } else { Ok(caller) }

@@ -10,7 +10,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::os::{self, Tid};
-use crate::stacks::linux::memory;
 use crate::stacks::snapshot::{self, DEEP_CAPACITY};
 
 const READ: &str = "0";
@@ -211,10 +210,10 @@ fn a_recursion_is_unwound() {
 fn a_deep_recursion_is_unwound_to_its_outermost_call() {
     let (tid, copy) = blocked(SLEEP, || recursion(5000, &|| std::thread::sleep(LONG)));
     assert!(copy.bytes.len() > snapshot::CAPACITY);
+    let whole = StackCopy::of_whole_stack(tid);
     let trace = Unwinder::new().unwind(&copy.snapshot());
     assert_eq!(trace.end, StopReason::Mark);
     assert!(trace.call_sites.len() > 5000, "{}", trace.call_sites.len());
-    let whole = StackCopy::of_whole_stack(tid);
     let trace = Unwinder::new().unwind(&whole.snapshot());
     assert_eq!((trace.end, trace.is_whole), (StopReason::OutermostFrame, true));
 }
@@ -237,7 +236,11 @@ fn another_stack_is_unwound_to_the_switch() {
     for copy in [copy, whole] {
         let trace = Unwinder::new().unwind(&copy.snapshot());
         let found = names(&trace);
-        assert_eq!((trace.end, trace.is_whole), (StopReason::OtherStack, false), "{found:#?}");
+        // The switch is not seen if no function has saved rbp, as in a standard library without frame
+        // pointers.
+        let is_unseen = cfg!(target_env = "musl") && trace.end == StopReason::Truncated;
+        assert!(trace.end == StopReason::OtherStack || is_unseen, "{:?} {found:#?}", trace.end);
+        assert!(!trace.is_whole, "{found:#?}");
         assert_eq!(count(&found, "inner_level"), 1, "{found:#?}");
         assert_eq!(count(&found, "outer_level"), 0, "{found:#?}");
     }
@@ -256,12 +259,17 @@ fn a_call_belongs_to_a_module() {
     let module = |call: &CallSite| unwinder.module_of(call.address).unwrap();
     let (leaf, outermost) =
         (module(trace.call_sites.first().unwrap()), module(trace.call_sites.last().unwrap()));
-    assert!(leaf.path.to_str().unwrap().contains("libc") && !leaf.is_own, "{leaf:?}");
     let program = std::env::current_exe().unwrap();
+    if cfg!(target_feature = "crt-static") {
+        assert_eq!((leaf.path, leaf.is_own), (program.as_path(), true));
+    } else {
+        assert!(leaf.path.to_str().unwrap().contains("libc") && !leaf.is_own, "{leaf:?}");
+    }
     assert_eq!((outermost.path, outermost.is_own), (program.as_path(), true));
 }
 
-/// A word that is overwritten during the copy is either detected or not used.
+/// A word that is overwritten during the copy is either detected or not used, unless another call of
+/// the same function returns there.
 #[test]
 fn a_torn_copy_never_yields_another_stack() {
     let (_, mut copy) = blocked(SLEEP, || outer_level(|| std::thread::sleep(LONG)));
@@ -274,7 +282,7 @@ fn a_torn_copy_never_yields_another_stack() {
     for at in (0..copy.bytes.len() / 8).map(|word| word * 8) {
         let old: [u8; 8] = copy.bytes[at..at + 8].try_into().unwrap();
         let near = u64::from_ne_bytes(old);
-        for new in [
+        let values = [
             0,
             u64::MAX,
             sp,
@@ -284,7 +292,8 @@ fn a_torn_copy_never_yields_another_stack() {
             near ^ 1,
             code,
             code + 3,
-        ] {
+        ];
+        for new in values.into_iter().filter(|new| !return_address::is_return_address(*new)) {
             copy.bytes[at..at + 8].copy_from_slice(&new.to_ne_bytes());
             let trace = unwinder.unwind(&copy.snapshot());
             match trace.end {
@@ -319,7 +328,8 @@ fn a_wrong_stack_pointer_never_yields_another_stack() {
 }
 
 /// The stack of a thread that a signal has interrupted in a sleep, and whose handler has just
-/// returned.
+/// returned. The code that it returns to has no tables in musl.
+#[cfg(target_env = "gnu")]
 #[test]
 fn a_signal_frame_is_unwound() {
     /// `mov rax, SYS_rt_sigreturn; syscall`
@@ -336,7 +346,7 @@ fn a_signal_frame_is_unwound() {
         (copy.registers.get(Registers::PC).unwrap(), copy.registers.get(Registers::RSP).unwrap());
     let libc = (0..).map(|page| (pc & !0xfff) - page * 4096);
     let in_page = |page| {
-        let code = memory::copy(page..page + 4096)?;
+        let code = crate::stacks::linux::memory::copy(page..page + 4096)?;
         code.windows(TRAMPOLINE.len())
             .position(|code| code == TRAMPOLINE)
             .map(|at| page + at as u64)
@@ -387,7 +397,9 @@ fn a_leaf_on_another_stack_never_reaches_the_mark() {
     assert_ne!(Unwinder::new().unwind(&copy.snapshot()).end, StopReason::Mark);
 }
 
-/// A leaf whose CFA is relative to rbp, and an rbp that points beyond the copy.
+/// A leaf whose CFA is relative to rbp, and an rbp that points beyond the copy. No function of musl
+/// has tables.
+#[cfg(target_env = "gnu")]
 #[test]
 fn a_wrong_frame_pointer_never_reaches_the_mark() {
     let (_, mut copy) = blocked(SLEEP, || std::thread::sleep(LONG));
