@@ -90,7 +90,12 @@ mod tests {
 
     fn stall_at(line: u32) -> Stall {
         let location = Some(Location { file: "src/report.rs".into(), line });
-        Stall::for_tests([Frame { function: "report".into(), location, is_application: true }])
+        Stall::for_tests([Frame {
+            function: "report".into(),
+            location,
+            is_application: true,
+            ..Frame::default()
+        }])
     }
 
     #[test]

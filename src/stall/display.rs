@@ -194,7 +194,7 @@ mod tests {
 
     fn frame(function: &str, location: Option<(&str, u32)>, is_application: bool) -> Frame {
         let location = location.map(|(file, line)| Location { file: file.into(), line });
-        Frame { function: function.into(), location, is_application }
+        Frame { function: function.into(), location, is_application, ..Frame::default() }
     }
 
     /// Creates the stall of the documentation.

@@ -2,7 +2,8 @@ use std::fmt;
 
 /// One frame of the stack of a stalled thread.
 ///
-/// Displays as `function at file:line`.
+/// Displays as `function at file:line`, or as `function (program+0x1234)` if the program has no debug
+/// information.
 ///
 /// ```
 /// # fn example(stall: &tower_stall::Stall) {
@@ -11,11 +12,12 @@ use std::fmt;
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Frame {
     pub(crate) function: String,
     pub(crate) location: Option<Location>,
+    pub(crate) address: Option<String>,
     pub(crate) is_application: bool,
 }
 
@@ -58,6 +60,14 @@ impl Frame {
     pub fn location(&self) -> Option<&Location> {
         self.location.as_ref()
     }
+
+    /// Returns where the call is in the program's file, such as `program+0x1234`. `None` if the
+    /// program has debug information. See
+    /// [how to resolve it](crate::guide::reports#without-debug-information).
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
 }
 
 impl fmt::Display for Frame {
@@ -65,6 +75,10 @@ impl fmt::Display for Frame {
         match &self.location {
             Some(location) => write!(f, "{} at {location}", self.function),
             None => f.write_str(&self.function),
+        }?;
+        match &self.address {
+            Some(address) if *address != self.function => write!(f, " ({address})"),
+            _ => Ok(()),
         }
     }
 }

@@ -89,7 +89,12 @@ mod tests {
     #[test]
     fn the_shape_is_the_documented_one() {
         let location = Some(Location { file: "src/billing.rs".into(), line: 87 });
-        let frame = Frame { function: "invoices".into(), location, is_application: true };
+        let frame = Frame {
+            function: "invoices".into(),
+            location,
+            is_application: true,
+            ..Frame::default()
+        };
         let missing = Missing::Capture(CaptureFailure::NoLines);
         let stall = Stall { missing: Some(missing), ..Stall::for_tests([frame]) };
         let expected = serde_json::json!({
@@ -131,6 +136,7 @@ mod tests {
             "frames": [{
                 "function": "invoices",
                 "location": { "file": "src/billing.rs", "line": 87 },
+                "address": null,
                 "is_application": true,
             }],
             "missing": missing.as_str(),

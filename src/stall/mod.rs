@@ -132,6 +132,7 @@ pub(crate) use self::time_split::TimeSplit;
 ///     {
 ///       "function": "app::billing::invoices",
 ///       "location": { "file": "src/billing.rs", "line": 87 },
+///       "address": null,
 ///       "is_application": true
 ///     }
 ///   ],

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn frame(function: &str) -> Frame {
-        Frame { function: function.into(), location: None, is_application: true }
+        Frame { function: function.into(), is_application: true, ..Frame::default() }
     }
 
     #[test]

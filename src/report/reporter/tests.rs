@@ -112,7 +112,7 @@ fn millis(millis: u64) -> Duration {
 
 fn frame() -> Frame {
     let location = Some(Location { file: "src/report.rs".into(), line: 7 });
-    Frame { function: "report".into(), location, is_application: true }
+    Frame { function: "report".into(), location, is_application: true, ..Frame::default() }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Stacks on x86_64 Linux, with glibc or musl.
 
 mod cfi;
+mod debug_file;
 mod elf;
 mod epilogue;
 mod exports;

@@ -7,6 +7,7 @@ use std::path::Path;
 use addr2line::{Frame, Loader, LoaderReader, demangle_auto};
 use object::{CompressionFormat, Object, ObjectSection, ObjectSymbol, ReadCache};
 
+use super::debug_file::{self, hex};
 use super::modules::openable_path;
 use super::names::{is_bare, paths_of_inlined, readable};
 use super::symbol::Symbol;
@@ -28,16 +29,18 @@ struct ProgramFile {
     /// address, however far.
     functions: Vec<Extent>,
     build_id: Option<String>,
+    has_debug_info: bool,
     /// About how much memory the loader needs, without the pages of the file, which the kernel takes
     /// back when it needs them.
     memory: u64,
 }
 
 impl Program {
-    /// Opens the program that is mapped at an address. The file is mapped, not read. Its debug
-    /// information is not read if that needs more than `max_memory` bytes.
+    /// Opens the program that is mapped at an address, or the file with its debug information, if
+    /// that has been split from it. The file is mapped, not read. Its debug information is not read
+    /// if that needs more than `max_memory` bytes.
     pub(super) fn open(address: u64, max_memory: u64) -> Self {
-        let path = openable_path(address);
+        let path = openable_path(address).map(|path| debug_file::find(&path).unwrap_or(path));
         let file = path.as_ref().and_then(|path| ProgramFile::read(path));
         let loader = match (path, &file) {
             (Some(_), Some(file)) if file.memory > max_memory => Err(CaptureFailure::TooLarge),
@@ -50,6 +53,11 @@ impl Program {
     /// Returns why its debug information is not known.
     pub(super) fn failure(&self) -> Option<CaptureFailure> {
         self.loader.as_ref().err().copied()
+    }
+
+    /// Returns whether debug information can be read.
+    pub(super) fn has_debug_info(&self) -> bool {
+        self.loader.is_ok() && self.file.has_debug_info
     }
 
     pub(super) fn build_id(&self) -> Option<&str> {
@@ -109,10 +117,10 @@ impl ProgramFile {
             functions.map(|symbol| (symbol.address(), symbol.size())).collect();
         functions.sort_unstable();
         let build_id = file.build_id().ok().flatten();
-        let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let has_debug_info = file.section_by_name(".debug_info").is_some();
         let sections = file.sections().map(|section| Self::section_memory(&section)).sum::<u64>();
         let memory = sections + functions.len() as u64 * Self::BYTES_PER_SYMBOL;
-        Some(Self { functions, build_id: build_id.map(hex), memory })
+        Some(Self { functions, build_id: build_id.map(hex), has_debug_info, memory })
     }
 
     /// Returns about how much memory a section needs. One that is compressed is decompressed whole.
@@ -147,5 +155,6 @@ fn symbol(frame: &Frame<'_, LoaderReader<'_>>, name: Option<&str>) -> Symbol {
         file: location.and_then(|location| location.file).map(str::to_owned),
         line: location.and_then(|location| location.line).filter(|&line| line != 0),
         is_program: true,
+        ..Symbol::default()
     }
 }

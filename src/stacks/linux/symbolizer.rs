@@ -54,7 +54,7 @@ impl Symbolizer {
         trim::shorten(&mut frames, omitted, trace.end);
         let program = self.symbols.program();
         let failure = program.and_then(Program::failure);
-        if symbols.iter().any(|symbol| symbol.is_unnamed) {
+        if frames.iter().any(|frame| frame.address.is_some()) {
             trim::note_build_id(&mut frames, program.and_then(Program::build_id));
         }
         Ok(SymbolizedStack {

@@ -46,17 +46,23 @@ impl Symbols {
         self.program.as_ref()
     }
 
-    /// Returns the calls at an address of the program. The address is the one after the call.
+    /// Returns the calls at an address of the program. The address is the one after the call; the
+    /// one that is shown is inside it, so that debug information has its line there.
     fn in_program(&mut self, address: u64, module: ModuleAt<'_>) -> Vec<Symbol> {
         let in_file = address.wrapping_sub(module.bias);
         let open = || Program::open(address, self.max_memory);
         let program = self.program.get_or_insert_with(open);
-        let symbols = program.resolve(in_file.wrapping_sub(1));
-        if symbols.is_empty() {
-            vec![unnamed(format!("{}+{in_file:#x}", file_name(module.path)))]
-        } else {
-            symbols
+        let call = in_file.wrapping_sub(1);
+        let mut symbols = program.resolve(call);
+        let address = format!("{}+{call:#x}", file_name(module.path));
+        match symbols.last_mut() {
+            None => {
+                symbols.push(Symbol { address: Some(address.clone()), ..unnamed(address) });
+            }
+            Some(symbol) if !program.has_debug_info() => symbol.address = Some(address),
+            Some(_) => {}
         }
+        symbols
     }
 
     /// Returns the function that a library exports. Its debug information is not read: it may be
@@ -123,7 +129,8 @@ mod tests {
         let module = modules.at(here).unwrap();
         let call = &symbols.resolve(module.bias + 0x7000_0002, Some(module))[0];
         assert!(call.is_unnamed && call.function.starts_with("tower_stall-"), "{call:?}");
-        assert!(call.function.ends_with("+0x70000002"), "{call:?}");
+        assert!(call.function.ends_with("+0x70000001"), "{call:?}");
+        assert_eq!(call.address.as_ref(), Some(&call.function));
     }
 
     #[test]

@@ -56,13 +56,13 @@ pub(super) fn shorten(frames: &mut Vec<Frame>, omitted: usize, end: StopReason) 
     }
 }
 
-/// Notes which build the addresses of a stripped program belong to.
+/// Notes which build the addresses of a program without debug information belong to.
 pub(super) fn note_build_id(frames: &mut Vec<Frame>, build_id: Option<&str>) {
     frames.extend(build_id.map(|id| note(format!("(addresses of the build {id})"))));
 }
 
 fn note(function: String) -> Frame {
-    Frame { function, location: None, is_application: false }
+    Frame { function, ..Frame::default() }
 }
 
 /// Returns how many calls belong to the poll: those inside the innermost frame of tokio's runtime
@@ -79,6 +79,7 @@ fn frame(symbol: &Symbol, origin: Origin) -> Frame {
         function: clean(&symbol.function).into_owned(),
         location: location
             .map(|(file, line)| Location { file: clean(short_path(file)).into_owned(), line }),
+        address: symbol.address.as_deref().map(|address| clean(address).into_owned()),
         is_application: origin == Origin::Application,
     }
 }
