@@ -13,9 +13,12 @@ pub(crate) const MARGIN: u64 = 1024;
 /// the CFI still finds there.
 pub(crate) const RED_ZONE: u64 = 128;
 
+/// The most registers that an unwinder knows, which are those of aarch64.
+const MAX_REGISTERS: usize = 33;
+
 /// A thread's registers by DWARF number; those that are not known are `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Registers([Option<u64>; 17]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registers([Option<u64>; MAX_REGISTERS]);
 
 #[cfg_attr(not(stacks_supported), allow(dead_code))]
 pub(crate) struct StackSnapshot {
@@ -34,28 +37,20 @@ pub(crate) struct StackSnapshot {
 // === impl Registers ===
 
 impl Registers {
-    pub(crate) const RAX: usize = 0;
-    #[cfg(all(test, stacks_supported))]
-    pub(crate) const RBP: usize = 6;
-    pub(crate) const RSP: usize = 7;
-    pub(crate) const PC: usize = 16;
-
-    /// Creates the registers of a thread that is blocked in the kernel, of which two are known.
-    pub(crate) fn of_blocked(pc: u64, sp: u64) -> Self {
-        let mut registers = Self::default();
-        registers.set(Self::PC, Some(pc));
-        registers.set(Self::RSP, Some(sp));
-        registers
+    pub(crate) fn get(&self, register: u16) -> Option<u64> {
+        self.0.get(usize::from(register)).copied().flatten()
     }
 
-    pub(crate) fn get(&self, register: usize) -> Option<u64> {
-        self.0.get(register).copied().flatten()
-    }
-
-    pub(crate) fn set(&mut self, register: usize, value: Option<u64>) {
-        if let Some(place) = self.0.get_mut(register) {
+    pub(crate) fn set(&mut self, register: u16, value: Option<u64>) {
+        if let Some(place) = self.0.get_mut(usize::from(register)) {
             *place = value;
         }
+    }
+}
+
+impl Default for Registers {
+    fn default() -> Self {
+        Self([None; MAX_REGISTERS])
     }
 }
 

@@ -1,9 +1,8 @@
 //! Recognizes a thread that a signal has interrupted in a system call: it was blocked, not running.
 
-use super::memory;
+use super::{arch, memory};
 use crate::stacks::snapshot::Registers;
 
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// What the kernel returns for a system call that it does not restart.
 const EINTR_RESULT: u64 = (-(libc::EINTR as i64)) as u64;
 
@@ -13,8 +12,7 @@ const EINTR_RESULT: u64 = (-(libc::EINTR as i64)) as u64;
 /// instruction, to restart the call. A call that it lets complete, such as a read from a disk, is
 /// not recognized.
 pub(super) fn was_interrupted(registers: &Registers) -> bool {
-    let (Some(pc), Some(result)) = (registers.get(Registers::PC), registers.get(Registers::RAX))
-    else {
+    let (Some(pc), Some(result)) = (registers.get(arch::PC), registers.get(arch::RESULT)) else {
         return false;
     };
     is_syscall(pc) || (result == EINTR_RESULT && returns_from_syscall(registers))
@@ -23,10 +21,11 @@ pub(super) fn was_interrupted(registers: &Registers) -> bool {
 /// Returns whether a signal that arrived with these registers was delivered when a system call
 /// returned, or was about to be restarted.
 pub(super) fn returns_from_syscall(registers: &Registers) -> bool {
-    let follows = |pc: u64| is_syscall(pc) || is_syscall(pc.wrapping_sub(SYSCALL.len() as u64));
-    registers.get(Registers::PC).is_some_and(follows)
+    let follows =
+        |pc: u64| is_syscall(pc) || is_syscall(pc.wrapping_sub(arch::SYSCALL.len() as u64));
+    registers.get(arch::PC).is_some_and(follows)
 }
 
 fn is_syscall(address: u64) -> bool {
-    memory::array(address) == Some(SYSCALL)
+    memory::array(address) == Some(arch::SYSCALL)
 }

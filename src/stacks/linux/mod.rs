@@ -1,5 +1,6 @@
 //! Stacks on x86_64 Linux, with glibc or musl.
 
+mod arch;
 mod cfi;
 mod debug_file;
 mod elf;
@@ -14,9 +15,7 @@ mod names;
 mod origin;
 mod paths;
 mod program;
-mod prologue;
 mod refusal;
-mod return_address;
 mod sampler;
 mod signal;
 mod symbol;

@@ -4,12 +4,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::arch;
 use super::interrupted_syscall::{returns_from_syscall, was_interrupted};
 use super::refusal;
 use super::signal::{SampleRequest, SampleStatus, SignalSampler};
 use crate::os::{self, BlockedIn, FdTarget, Syscall, ThreadState};
 use crate::shard::PollId;
-use crate::stacks::snapshot::{Registers, StackSnapshot};
+use crate::stacks::snapshot::StackSnapshot;
 use crate::stacks::{
     Capture, CaptureFailure, CapturePool, CaptureRequest, CaptureResult, TargetThread,
 };
@@ -292,7 +293,7 @@ fn copy_blocked(
         copied = copy(&mut stack, base, length);
     }
     let refused = (copied == 0).then(refusal::of_copy);
-    stack.registers = Registers::of_blocked(blocked.pc, blocked.sp);
+    stack.registers = arch::of_blocked(blocked.pc, blocked.sp);
     stack.mark = request.stack_mark;
     let takes_fd = blocked.syscall.takes_fd();
     let fd_target = takes_fd.then(|| FdTarget::of(blocked.arg0)).flatten();

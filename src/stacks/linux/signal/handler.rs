@@ -7,8 +7,9 @@ use std::ffi::{c_int, c_void};
 use super::disposition;
 use super::message;
 use super::shared_sample::SharedSample;
-use super::signal_sample::{SignalSample, saved_registers};
+use super::signal_sample::SignalSample;
 use crate::os::Tid;
+use crate::stacks::linux::arch::saved_registers;
 
 /// The request and its sample.
 #[cfg(not(tower_stall_loom))]

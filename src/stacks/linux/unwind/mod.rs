@@ -26,7 +26,7 @@ use gimli::{
 
 use super::cfi::CfiRow;
 use super::modules::{ModuleAt, Modules};
-use super::{memory, prologue, return_address};
+use super::{arch, memory};
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
 /// More calls than fit in the largest copy, unless their frames are tiny.
@@ -37,12 +37,9 @@ const MAX_EXPRESSION_STEPS: u32 = 256;
 /// More than the stack of any thread has, unless the user has asked for more.
 const LARGEST_STACK: u64 = 1 << 30;
 
-const RBP: Register = Register(6);
-const RSP: Register = Register(7);
-const PC: Register = Register(16);
-/// The registers that a function preserves for its caller, unless its tables state otherwise: rbx,
-/// rbp, and r12 to r15.
-const CALLEE_SAVED: [u16; 6] = [3, 6, 12, 13, 14, 15];
+const FP: Register = Register(arch::FP);
+const SP: Register = Register(arch::SP);
+const PC: Register = Register(arch::PC);
 
 /// Unwinds stacks, and caches the tables of the modules.
 pub(super) struct Unwinder {
@@ -163,7 +160,7 @@ impl Unwinder {
             None => self.caller_by_code(frame, stack, mark)?,
         };
         self.validate(&caller, mark)?;
-        if caller.get(RSP) > Some(mark) { Err(StopReason::Mark) } else { Ok(caller) }
+        if caller.get(SP) > Some(mark) { Err(StopReason::Mark) } else { Ok(caller) }
     }
 
     /// Checks whether there can be such a caller.
@@ -174,7 +171,7 @@ impl Unwinder {
         }
         let instruction = caller.instruction().ok_or(StopReason::Inconsistent)?;
         let is_code = self.modules.find(instruction).is_some();
-        if is_code && (caller.is_exact || return_address::is_return_address(pc)) {
+        if is_code && (caller.is_exact || arch::is_return_address(pc)) {
             Ok(())
         } else {
             Err(StopReason::Inconsistent)
@@ -184,18 +181,18 @@ impl Unwinder {
 
 /// Returns whether a call can return to an address.
 fn is_call_to(modules: &Modules, pc: u64) -> bool {
-    modules.find(pc.wrapping_sub(1)).is_some() && return_address::is_return_address(pc)
+    modules.find(pc.wrapping_sub(1)).is_some() && arch::is_return_address(pc)
 }
 
 // === impl UnwindFrame ===
 
 impl UnwindFrame {
     fn get(&self, register: Register) -> Option<u64> {
-        self.registers.get(usize::from(register.0))
+        self.registers.get(register.0)
     }
 
     fn set(&mut self, register: Register, value: Option<u64>) {
-        self.registers.set(usize::from(register.0), value);
+        self.registers.set(register.0, value);
     }
 
     /// Returns an address inside the last instruction that was executed.
@@ -210,16 +207,16 @@ impl UnwindFrame {
     /// Returns the mark that applies to the leaf. A leaf above the mark is on another stack, where
     /// the mark has no meaning.
     fn mark(&self, stack: &StackSnapshot) -> u64 {
-        if self.get(RSP) <= Some(stack.mark) { stack.mark } else { u64::MAX }
+        if self.get(SP) <= Some(stack.mark) { stack.mark } else { u64::MAX }
     }
 
     /// Returns the caller of a leaf that has no row: probably a few instructions of assembly that
     /// do not change the stack pointer.
     fn caller_without_row(&self, stack: &StackSnapshot) -> Result<Self, StopReason> {
-        let sp = self.get(RSP).filter(|_| self.is_exact).ok_or(StopReason::Inconsistent)?;
+        let sp = self.get(SP).filter(|_| self.is_exact).ok_or(StopReason::Inconsistent)?;
         let mut caller = Self { is_exact: false, ..*self };
         caller.set(PC, Some(word(stack, sp)?));
-        caller.set(RSP, sp.checked_add(8));
+        caller.set(SP, sp.checked_add(8));
         Ok(caller)
     }
 }
@@ -243,8 +240,8 @@ fn is_beyond(stack: &StackSnapshot, address: u64) -> bool {
 impl<'a> Step<'a> {
     fn new(frame: UnwindFrame, stack: &'a StackSnapshot, row: CfiRow<'a>) -> Self {
         let mut step = Self { frame, stack, row };
-        if step.frame.get(RBP).is_none() && step.cfa().is_none() {
-            step.frame.set(RBP, step.inferred_rbp());
+        if step.frame.get(FP).is_none() && step.cfa().is_none() {
+            step.frame.set(FP, step.inferred_fp());
         }
         step
     }
@@ -255,7 +252,7 @@ impl<'a> Step<'a> {
             return Err(StopReason::OutermostFrame);
         }
         let cfa = self.cfa().filter(|cfa| cfa % 8 == 0).ok_or(StopReason::Inconsistent)?;
-        if self.frame.get(RSP) >= Some(cfa) {
+        if self.frame.get(SP) >= Some(cfa) {
             return Err(StopReason::Inconsistent);
         }
         let mut caller =
@@ -264,12 +261,12 @@ impl<'a> Step<'a> {
             PC,
             Some(self.return_address(cfa).map_err(|end| self.end_beyond(end, cfa, mark))?),
         );
-        caller.set(RSP, Some(cfa));
+        caller.set(SP, Some(cfa));
         // All of them, although a CFA is relative to rsp or rbp almost everywhere: the loader's
         // lazy binding in glibc uses rbx, gcc uses r10 in a function that aligns its stack, and a
         // signal can interrupt a function anywhere, whose registers are then all in the signal
         // frame.
-        for register in (0..PC.0).map(Register).filter(|&register| register != RSP) {
+        for register in (0..PC.0).map(Register).filter(|&register| register != SP) {
             caller.set(register, self.restored(register, cfa));
         }
         Ok(caller)
@@ -330,25 +327,25 @@ impl<'a> Step<'a> {
     /// Returns whether the frame's size is fixed, so that its end follows from the stack pointer.
     fn is_certain(&self, cfa: u64) -> bool {
         match self.row.cfa() {
-            CfaRule::RegisterAndOffset { register: RSP, .. } => true,
-            CfaRule::RegisterAndOffset { register: RBP, offset } => {
-                self.inferred_rbp().and_then(|rbp| rbp.checked_add_signed(*offset)) == Some(cfa)
+            CfaRule::RegisterAndOffset { register: SP, .. } => true,
+            CfaRule::RegisterAndOffset { register: FP, offset } => {
+                self.inferred_fp().and_then(|fp| fp.checked_add_signed(*offset)) == Some(cfa)
             }
             _ => false,
         }
     }
 
     /// Returns the frame pointer that the function's prologue has set up.
-    fn inferred_rbp(&self) -> Option<u64> {
-        let height = prologue::frame_pointer_height(self.row.pcs_with_cfa_register(RBP)?)?;
-        self.frame.get(RSP)?.checked_add(height)
+    fn inferred_fp(&self) -> Option<u64> {
+        let height = arch::frame_pointer_height(self.row.pcs_with_cfa_register(FP)?)?;
+        self.frame.get(SP)?.checked_add(height)
     }
 
     /// Returns the value of a register in the caller, if it is known.
     fn restored(&self, register: Register, cfa: u64) -> Option<u64> {
         match self.row.register(register) {
             RegisterRule::Undefined => {
-                self.frame.get(register).filter(|_| CALLEE_SAVED.contains(&register.0))
+                self.frame.get(register).filter(|_| arch::CALLEE_SAVED.contains(&register.0))
             }
             RegisterRule::SameValue => self.frame.get(register),
             RegisterRule::Offset(offset) => self.saved(register, cfa.checked_add_signed(offset)?),
@@ -365,7 +362,7 @@ impl<'a> Step<'a> {
     /// Returns the value that was saved at an address. Below the stack pointer it is no longer
     /// saved: an epilogue has already restored it.
     fn saved(&self, register: Register, address: u64) -> Option<u64> {
-        if Some(address) < self.frame.get(RSP) {
+        if Some(address) < self.frame.get(SP) {
             self.frame.get(register)
         } else {
             self.stack.word(address)

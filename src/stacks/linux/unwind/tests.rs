@@ -45,7 +45,7 @@ impl StackCopy {
         let copied = os::read_process_memory(base, &mut bytes);
         bytes.truncate(copied);
         (state()? == before).then_some(Self {
-            registers: Registers::of_blocked(pc, sp),
+            registers: arch::of_blocked(pc, sp),
             mark,
             base,
             bytes,
@@ -251,7 +251,7 @@ fn a_call_belongs_to_a_module() {
     let (_, copy) = blocked(SLEEP, || std::thread::sleep(LONG));
     let mut unwinder = Unwinder::new();
     assert_eq!(
-        unwinder.module_of(copy.registers.get(Registers::PC).unwrap()),
+        unwinder.module_of(copy.registers.get(arch::PC).unwrap()),
         None,
         "modules are read when first needed"
     );
@@ -277,7 +277,7 @@ fn a_torn_copy_never_yields_another_stack() {
     let whole = unwinder.unwind(&copy.snapshot());
     assert_eq!(whole.end, StopReason::Mark);
     let (sp, code) =
-        (copy.registers.get(Registers::RSP).unwrap(), names as fn(&_) -> _ as usize as u64 + 1);
+        (copy.registers.get(arch::SP).unwrap(), names as fn(&_) -> _ as usize as u64 + 1);
     let mut detected = 0;
     for at in (0..copy.bytes.len() / 8).map(|word| word * 8) {
         let old: [u8; 8] = copy.bytes[at..at + 8].try_into().unwrap();
@@ -312,12 +312,12 @@ fn a_torn_copy_never_yields_another_stack() {
 #[test]
 fn a_wrong_stack_pointer_never_yields_another_stack() {
     let (_, mut copy) = blocked(SLEEP, || outer_level(|| std::thread::sleep(LONG)));
-    let sp = copy.registers.get(Registers::RSP).unwrap();
+    let sp = copy.registers.get(arch::SP).unwrap();
     let mut unwinder = Unwinder::new();
     let whole = unwinder.unwind(&copy.snapshot());
     let outer = &whole.call_sites[whole.call_sites.len() - 3..];
     for off in (-120..=120_i64).filter(|off| *off != 0) {
-        copy.registers.set(Registers::RSP, sp.checked_add_signed(off));
+        copy.registers.set(arch::SP, sp.checked_add_signed(off));
         let trace = unwinder.unwind(&copy.snapshot());
         assert!(
             trace.end != StopReason::Mark || off % 8 == 0 && trace.call_sites.ends_with(outer),
@@ -342,8 +342,7 @@ fn a_signal_frame_is_unwound() {
     let (_, copy) = blocked(SLEEP, || outer_level(|| std::thread::sleep(LONG)));
     let mut unwinder = Unwinder::new();
     let whole = unwinder.unwind(&copy.snapshot());
-    let (pc, sp) =
-        (copy.registers.get(Registers::PC).unwrap(), copy.registers.get(Registers::RSP).unwrap());
+    let (pc, sp) = (copy.registers.get(arch::PC).unwrap(), copy.registers.get(arch::SP).unwrap());
     let libc = (0..).map(|page| (pc & !0xfff) - page * 4096);
     let in_page = |page| {
         let code = crate::stacks::linux::memory::copy(page..page + 4096)?;
@@ -360,7 +359,7 @@ fn a_signal_frame_is_unwound() {
         }
         bytes.extend_from_slice(&copy.bytes);
         let base = copy.base - CONTEXT;
-        let registers = Registers::of_blocked(trampoline, base);
+        let registers = arch::of_blocked(trampoline, base);
         let trace =
             unwinder.unwind(&StackCopy { registers, mark: copy.mark, base, bytes }.snapshot());
         trace.end == StopReason::Mark && trace.call_sites[1..] == whole.call_sites
@@ -393,7 +392,7 @@ fn a_short_copy_is_unwound_to_its_end() {
 #[test]
 fn a_leaf_on_another_stack_never_reaches_the_mark() {
     let (_, mut copy) = blocked(SLEEP, || std::thread::sleep(LONG));
-    copy.mark = copy.registers.get(Registers::RSP).unwrap() - 8;
+    copy.mark = copy.registers.get(arch::SP).unwrap() - 8;
     assert_ne!(Unwinder::new().unwind(&copy.snapshot()).end, StopReason::Mark);
 }
 
@@ -409,15 +408,15 @@ fn a_wrong_frame_pointer_never_reaches_the_mark() {
     let has_frame_pointer = |address: &u64| {
         let module = unwinder.modules.find(*address);
         let row = module.and_then(|module| module.cfi()?.row(*address, &mut context));
-        row.is_some_and(|row| matches!(row.cfa(), CfaRule::RegisterAndOffset { register: RBP, .. }))
+        row.is_some_and(|row| matches!(row.cfa(), CfaRule::RegisterAndOffset { register: FP, .. }))
     };
     let leaves: Vec<_> =
         (libc..libc + (1 << 20)).step_by(16).filter(has_frame_pointer).take(50).collect();
     assert!(!leaves.is_empty());
     let beyond = copy.snapshot().end() + 4096;
     for pc in leaves {
-        copy.registers.set(Registers::PC, Some(pc));
-        copy.registers.set(usize::from(RBP.0), Some(beyond & !7));
+        copy.registers.set(arch::PC, Some(pc));
+        copy.registers.set(arch::FP, Some(beyond & !7));
         assert_eq!(unwinder.unwind(&copy.snapshot()).end, StopReason::Inconsistent, "{pc:x}");
     }
 }
@@ -510,8 +509,7 @@ proptest! {
     fn property_any_stack_is_unwound_to_an_end(
         words in proptest::collection::vec(any::<u64>(), 1..512),
         codes in proptest::collection::vec((0_usize..512, -4096_i64..4096), 0..64),
-        registers in [any::<u16>(); 17],
-        is_known in [any::<bool>(); 17],
+        registers in proptest::collection::vec(any::<Option<u16>>(), arch::REGISTERS),
         mark in any::<Option<u16>>(),
     ) {
         let here = names as fn(&CallStack) -> Vec<String> as usize as u64;
@@ -522,12 +520,13 @@ proptest! {
             words[(place + 1) % len] = base + (place % len) as u64 * 8 + 16;
         }
         let mut stack = StackSnapshot::with_capacity(len * 8);
-        for (number, value) in registers.into_iter().enumerate() {
-            let value = base + u64::from(value) % (len as u64 * 8);
-            stack.registers.set(number, is_known[number].then_some(value));
+        for (number, value) in (0..).zip(&registers) {
+            let value = value.map(|value| base + u64::from(value) % (len as u64 * 8));
+            stack.registers.set(number, value);
         }
-        stack.registers.set(Registers::PC, Some(here + u64::from(registers[0]) % 256));
-        stack.registers.set(Registers::RSP, Some(base));
+        let offset = registers[0].unwrap_or_default() % 256;
+        stack.registers.set(arch::PC, Some(here + u64::from(offset)));
+        stack.registers.set(arch::SP, Some(base));
         stack.mark = mark.map_or(u64::MAX, |mark| base + u64::from(mark));
         stack.fill(base, |bytes| {
             for (bytes, word) in bytes.chunks_mut(8).zip(&words) {

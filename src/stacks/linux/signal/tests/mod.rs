@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use super::disposition::{self, Handler};
 use super::message::SIGNAL;
 use super::*;
+use crate::stacks::linux::arch;
 use crate::stacks::linux::interrupted_syscall::was_interrupted;
-use crate::stacks::snapshot::{DEEP_CAPACITY, Registers};
+use crate::stacks::snapshot::DEEP_CAPACITY;
 
 /// How long a thread may be off the CPU on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ impl TestThread {
 
     /// Checks that `stack` is this thread's, with the bytes that are there.
     fn check(&self, stack: &StackSnapshot) {
-        let sp = stack.registers.get(Registers::RSP).unwrap();
+        let sp = stack.registers.get(arch::SP).unwrap();
         assert!(
             sp < self.words && self.words - sp < 16 * 1024,
             "{sp:x} is far from {:x}",

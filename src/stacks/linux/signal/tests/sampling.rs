@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::stacks::linux::signal::signal_sample::GeneralRegisters;
+use crate::stacks::linux::arch::{SAVED_ORDER, SavedRegisters};
 use crate::stacks::snapshot::{DEEP_CAPACITY, MARGIN, RED_ZONE};
 
 fn is_code_of_this_executable(address: u64) -> bool {
@@ -23,8 +23,8 @@ fn is_code_of_this_executable(address: u64) -> bool {
 
 /// Fulfills a request to the current thread as the handler would, interrupted at a stack pointer.
 fn fulfill_at(sp: u64, request: &SampleRequest) {
-    let mut registers = GeneralRegisters::default();
-    registers[libc::REG_RSP as usize] = sp as i64;
+    let mut registers: SavedRegisters = std::array::from_fn(|_| 0);
+    registers[SAVED_ORDER[usize::from(arch::SP)]] = sp;
     SHARED.fulfill(request.0.number(), Tid::current(), |sample, mark| {
         sample.capture(&registers, mark);
     });
@@ -52,7 +52,7 @@ fn a_busy_thread_is_sampled() {
     for _ in 0..100 {
         assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
         target.check(&stack);
-        assert!(is_code_of_this_executable(stack.registers.get(Registers::PC).unwrap()));
+        assert!(is_code_of_this_executable(stack.registers.get(arch::PC).unwrap()));
         assert!(!was_interrupted(&stack.registers));
     }
 }
@@ -83,7 +83,7 @@ fn registers_have_their_dwarf_numbers() {
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     target.check(&stack);
     for number in [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15] {
-        assert_eq!(stack.registers.get(number), Some(100 + number as u64), "register {number}");
+        assert_eq!(stack.registers.get(number), Some(100 + u64::from(number)), "register {number}");
     }
     assert!((1..=200_000_000).contains(&stack.registers.get(2).unwrap()));
 }
@@ -98,7 +98,7 @@ fn the_whole_stack_is_copied() {
     let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let mut request = sampler.request(target.tid, u64::MAX).unwrap();
     assert_eq!(wait(&mut request, &mut stack, TIMEOUT), SampleStatus::Copied);
-    let sp = stack.registers.get(Registers::RSP).unwrap();
+    let sp = stack.registers.get(arch::SP).unwrap();
     assert!(end - sp < DEEP_CAPACITY as u64 - RED_ZONE, "the stack is too deep for this test");
     assert!(stack.end() >= end, "{:x} is below the end {end:x}", stack.end());
 }
@@ -109,7 +109,7 @@ fn a_copy_begins_with_the_red_zone_and_ends_beyond_the_mark() {
     let (sampler, target) = (SignalSampler::install().unwrap(), TestThread::busy());
     let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
-    let base = stack.registers.get(Registers::RSP).unwrap() - RED_ZONE;
+    let base = stack.registers.get(arch::SP).unwrap() - RED_ZONE;
     assert!(stack.word(base).is_some());
     assert_eq!(stack.word(base - 1), None);
     assert_eq!(stack.end(), target.words + MARGIN);
@@ -125,7 +125,7 @@ fn a_stack_pointer_that_is_not_mapped_yields_no_bytes() {
         let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
         fulfill_at(sp, &request);
         assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Unreadable);
-        assert_eq!(stack.registers.get(Registers::RSP), Some(sp));
+        assert_eq!(stack.registers.get(arch::SP), Some(sp));
         assert_eq!(stack.word(target.words), None, "bytes of the sample before");
     }
 }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::memory;
+use crate::stacks::linux::memory;
 
 /// `mov rbp, rsp`, in its two encodings.
 const MOV_RBP_RSP: [[u8; 3]; 2] = [[0x48, 0x89, 0xe5], [0x48, 0x8b, 0xec]];
@@ -20,7 +20,7 @@ const MAX_LENGTH: u64 = 256;
 /// Returns how far rbp is above rsp in the body of a function. `code` is the function's code from
 /// the instruction after `mov rbp, rsp`. Returns `None` if the function sets up rbp differently, or
 /// if the distance is not fixed.
-pub(super) fn frame_pointer_height(code: Range<u64>) -> Option<u64> {
+pub(in crate::stacks::linux) fn frame_pointer_height(code: Range<u64>) -> Option<u64> {
     let before = memory::array(code.start.checked_sub(3)?)?;
     let end = code.end.min(code.start.saturating_add(MAX_LENGTH));
     if MOV_RBP_RSP.contains(&before) { height_after(&memory::copy(code.start..end)?) } else { None }

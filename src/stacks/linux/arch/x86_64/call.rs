@@ -3,13 +3,13 @@
 //! Not with `iced-x86`, whose tables take up about a megabyte: all forms of a call fit into the
 //! forty lines below.
 
-use super::memory;
+use crate::stacks::linux::memory;
 
 /// The longest form: a prefix, the opcode, ModRM, SIB, and a displacement of four bytes.
 const MAX_LENGTH: usize = 8;
 
 /// Returns whether the instruction before an address is a call.
-pub(super) fn is_return_address(address: u64) -> bool {
+pub(in crate::stacks::linux) fn is_return_address(address: u64) -> bool {
     let before = address.checked_sub(MAX_LENGTH as u64).and_then(memory::array::<MAX_LENGTH>);
     before.is_some_and(|code| ends_with_call(&code))
 }
