@@ -22,8 +22,9 @@ fn stacks_supported() -> bool {
         // `--cfg tower_stall_no_stacks`: for tests of the platforms that are not supported.
         && !is_set("CARGO_CFG_TOWER_STALL_NO_STACKS")
         && is("CARGO_CFG_TARGET_OS", "linux")
-        && is("CARGO_CFG_TARGET_ARCH", "x86_64")
-        && (is("CARGO_CFG_TARGET_ENV", "gnu") || is("CARGO_CFG_TARGET_ENV", "musl"))
+        && (is("CARGO_CFG_TARGET_ENV", "gnu")
+            && (is("CARGO_CFG_TARGET_ARCH", "aarch64") || is("CARGO_CFG_TARGET_ARCH", "x86_64"))
+            || is("CARGO_CFG_TARGET_ENV", "musl") && is("CARGO_CFG_TARGET_ARCH", "x86_64"))
 }
 
 /// The targets of the dependency `syscalls` in Cargo.toml.

@@ -53,20 +53,20 @@
 //!
 //! # Platforms
 //!
-//! | | x86_64 Linux | other Linux | macOS | Windows, FreeBSD | other Unix |
-//! |---|---|---|---|---|---|
-//! | route, duration, stalls in progress, metrics | yes | yes | yes | yes | yes |
-//! | line of a blocked thread | yes | no | no | no | no |
-//! | line of a running thread, with `stack_signals` | yes | no | no | no | no |
-//! | cause | yes | yes | no `paused` | `cpu`, `blocked` | `unknown` |
-//! | system call | yes | yes | no | no | no |
-//! | the socket or file that it waits for | yes | no | no | no | no |
-//! | socket wait | yes | yes | no | no | no |
-//! | stalls of unmeasured code | yes | yes | yes | late | late |
-//! | `block_in_place` recognized | yes | yes | not tested | not tested | no |
-//! | rescue when a measured poll starves the driver | yes | yes | yes | yes | yes |
-//! | driver starvation reported (`io_starved`, `rescued`) | yes | yes | yes | yes | yes |
-//! | tested | yes | yes | compiled | Windows: under wine; FreeBSD: compiled | no |
+//! | | x86_64 Linux | aarch64 Linux, glibc | other Linux | macOS | Windows, FreeBSD | other Unix |
+//! |---|---|---|---|---|---|---|
+//! | route, duration, stalls in progress, metrics | yes | yes | yes | yes | yes | yes |
+//! | line of a blocked thread | yes | yes | no | no | no | no |
+//! | line of a running thread, with `stack_signals` | yes | yes | no | no | no | no |
+//! | cause | yes | yes | yes | no `paused` | `cpu`, `blocked` | `unknown` |
+//! | system call | yes | yes | yes | no | no | no |
+//! | the socket or file that it waits for | yes | yes | no | no | no | no |
+//! | socket wait | yes | yes | yes | no | no | no |
+//! | stalls of unmeasured code | yes | yes | yes | yes | late | late |
+//! | `block_in_place` recognized | yes | yes | yes | not tested | not tested | no |
+//! | rescue when a measured poll starves the driver | yes | yes | yes | yes | yes | yes |
+//! | driver starvation reported (`io_starved`, `rescued`) | yes | yes | yes | yes | yes | yes |
+//! | tested | yes | emulated | compiled | compiled | Windows: under wine; FreeBSD: compiled | no |
 //!
 //! See [compatibility](guide::compatibility) for the details, and
 //! [`stack_signals`](StallMonitorBuilder::stack_signals) for the lines of running threads.

@@ -9,12 +9,14 @@ use std::ffi::c_void;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use tower_stall::{Cause, Stall, StallMonitor};
+use tower_stall::{Cause, Frame, Stall, StallMonitor};
 
 use self::support::{eventually, runtime, scrape};
 
@@ -93,6 +95,35 @@ fn a_thread_that_unwinds_a_panic_is_sampled() {
         }));
         assert!(unwinding.is_err());
     });
+}
+
+#[inline(never)]
+fn wait_for_nonzero(word: &AtomicU32) {
+    let timeout = std::ptr::null::<libc::timespec>();
+    while word.load(Ordering::SeqCst) == 0 {
+        // SAFETY: the word exists, and there is no timeout to read.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 0, timeout) };
+    }
+}
+
+/// On aarch64, `syscall` keeps its return address in a register, which the kernel does not tell.
+#[test]
+fn a_function_that_makes_a_system_call_itself_has_its_line() {
+    let (runtime, monitor) = start(false);
+    let word = Arc::new(AtomicU32::new(0));
+    let waits = Arc::clone(&word);
+    let task = monitor.instrument("waits", async move { wait_for_nonzero(&waits) });
+    let task = runtime.spawn(task);
+    let is_explained = |stall: &Stall| {
+        let innermost = stall.frames().iter().find(|frame| frame.is_application());
+        let is_known = |frame: &Frame| frame.function().ends_with("wait_for_nonzero");
+        innermost.is_some_and(is_known) && stall.location().is_some()
+    };
+    eventually("its line is reported", || monitor.recent_stalls().iter().any(is_explained));
+    word.store(1, Ordering::SeqCst);
+    // SAFETY: the word exists.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+    runtime.block_on(task).unwrap();
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn the_first_stall_of_a_process_is_reported_with_its_line() {
         eventually("it is reported", || stall().is_some());
         let found = stall().unwrap();
         assert_eq!((found.route(), found.cause()), ("unattributed", Cause::Blocked), "{found:#}");
-        if cfg!(all(target_arch = "x86_64", feature = "stacks")) {
+        if cfg!(stacks_supported) {
             let found_line = || Some(stall()?.location()?.line());
             eventually("its line is known", || found_line().is_some());
             assert_eq!(found_line(), Some(line), "{found:#}");
@@ -326,7 +326,7 @@ fn a_blocking_pool_without_a_free_thread_is_reported_while_it_lasts() {
         eventually("what its threads do is reported", || report().is_some());
         let report = report().unwrap();
         assert!(report.contains("2 threads"), "{report}");
-        if cfg!(all(target_arch = "x86_64", feature = "stacks")) {
+        if cfg!(stacks_supported) {
             assert!(report.contains("unmeasured.rs"), "{report}");
         }
         gate.open();

@@ -221,8 +221,9 @@ impl StallMonitorBuilder {
     ///
     /// Only the stack of a thread that is blocked in a system call is captured: the watchdog copies
     /// it with `process_vm_readv` while the thread cannot change it. The thread is neither stopped
-    /// nor signaled. Supported on x86_64 Linux, where `/proc` and that call are permitted;
-    /// elsewhere no stack is captured, [`Stall::missing`] says so, and everything else
+    /// nor signaled. Supported on x86_64 Linux, and on aarch64 Linux with glibc, where `/proc` and that
+    /// call are permitted; elsewhere no stack is captured, [`Stall::missing`] says so, and everything
+    /// else
     /// works.
     ///
     /// The first stack costs a thread of the monitor some 30 ms and the process some 35 MB, for the

@@ -1,4 +1,4 @@
-//! The clock of every measurement: the time stamp counter if it is stable, otherwise the OS clock.
+//! The clock of every measurement: the processor's counter if it is stable, otherwise the OS clock.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,13 @@ fn read(_: &quanta::Clock) -> u64 {
     super::linux::rdtsc()
 }
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(all(target_os = "linux", target_arch = "aarch64"))]
+#[inline]
+fn read(_: &quanta::Clock) -> u64 {
+    super::linux::cntvct()
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "aarch64", target_arch = "x86_64"))))]
 #[inline]
 fn read(clock: &quanta::Clock) -> u64 {
     clock.raw()

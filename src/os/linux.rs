@@ -66,6 +66,41 @@ pub(super) fn rdtsc() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
+/// Returns the generic timer's counter.
+#[cfg(target_arch = "aarch64")]
+#[inline]
+pub(super) fn cntvct() -> u64 {
+    let ticks;
+    // SAFETY: the register exists on every aarch64 processor, and reading it accesses no memory. A
+    // kernel that denies it to processes does not use it as its own clock source either, and then it
+    // is not read here.
+    unsafe {
+        std::arch::asm!(
+            "mrs {}, cntvct_el0",
+            out(reg) ticks,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    ticks
+}
+
+/// Returns an address without the signature that a return address may have. Where the processor
+/// knows no signatures, it is the same address.
+#[cfg(all(stacks_supported, target_arch = "aarch64"))]
+pub(crate) fn strip_authentication_code(address: u64) -> u64 {
+    let stripped;
+    // SAFETY: the instruction, `xpaclri`, changes only x30, which is declared. Older processors
+    // ignore it.
+    unsafe {
+        std::arch::asm!(
+            "hint 7",
+            inout("x30") address => stripped,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    stripped
+}
+
 /// The file `/proc/self/mem`, opened where `process_vm_readv` is not permitted; -1 before.
 #[cfg(stacks_supported)]
 static OWN_MEMORY: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
@@ -204,6 +239,28 @@ pub(crate) fn scheduler_tick() -> Duration {
 #[cfg(all(test, stacks_supported))]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn a_signed_address_is_stripped() {
+        let here = a_signed_address_is_stripped as fn() as usize as u64;
+        let addresses = || (0..64).map(|offset| here + 4 * offset);
+        let sign = |address: u64| {
+            let signed: u64;
+            // SAFETY: the instruction, `paciaz`, changes only x30, which is declared. Older
+            // processors ignore it.
+            unsafe { std::arch::asm!("hint 24", inout("x30") address => signed) };
+            signed
+        };
+        // SAFETY: the call accesses no memory of ours.
+        let features = unsafe { libc::getauxval(libc::AT_HWCAP) };
+        let is_signing = features & libc::HWCAP_PACA != 0;
+        assert_eq!(addresses().any(|address| sign(address) != address), is_signing);
+        for address in addresses() {
+            assert_eq!(strip_authentication_code(sign(address)), address);
+            assert_eq!(strip_authentication_code(address), address);
+        }
+    }
 
     #[test]
     fn unmapped_memory_is_not_copied() {

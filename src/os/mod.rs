@@ -22,6 +22,8 @@ mod syscall;
 use std::time::Duration;
 
 pub(crate) use self::clock::{Clock, duration_nanos};
+#[cfg(all(stacks_supported, target_arch = "aarch64"))]
+pub(crate) use self::linux::strip_authentication_code;
 #[cfg(stacks_supported)]
 pub(crate) use self::linux::{monotonic_nanos, open_own_memory, read_process_memory};
 #[cfg(not(target_os = "linux"))]

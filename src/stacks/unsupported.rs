@@ -17,7 +17,7 @@ pub(crate) struct Symbolizer;
 /// Returns why no stack is captured in this build.
 pub(crate) fn unsupported(_: bool) -> Option<&'static str> {
     if cfg!(feature = "stacks") {
-        Some("no stack: stacks are captured only on x86_64 Linux with glibc")
+        Some("no stack: stacks are captured only on x86_64 and aarch64 Linux with glibc")
     } else {
         Some("no stack: tower-stall was built without the feature `stacks`")
     }

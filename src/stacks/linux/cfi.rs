@@ -10,7 +10,7 @@ use gimli::{
 };
 
 use super::elf::Image;
-use super::memory;
+use super::{arch, memory};
 
 type Slice<'t> = EndianSlice<'t, NativeEndian>;
 
@@ -54,7 +54,8 @@ impl CfiTables {
         address: u64,
         context: &'t mut UnwindContext<usize>,
     ) -> Option<CfiRow<'t>> {
-        let eh_frame = EhFrame::new(&self.eh_frame, NativeEndian);
+        let mut eh_frame = EhFrame::new(&self.eh_frame, NativeEndian);
+        eh_frame.set_vendor(arch::CFI_VENDOR);
         let eh_frame_hdr = parse(&self.eh_frame_hdr, &self.bases)?;
         // Not `fde_for_address`, which overflows if a damaged table points before the section.
         let entry = eh_frame_hdr.table()?.lookup(address, &self.bases).ok()?.direct().ok()?;
@@ -110,6 +111,12 @@ impl<'t> CfiRow<'t> {
         expression: &UnwindExpression<usize>,
     ) -> Option<Expression<Slice<'t>>> {
         expression.get(&self.eh_frame).ok()
+    }
+
+    /// Returns the code of the function.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn function(&self) -> Range<u64> {
+        self.function.initial_address()..self.function.end_address()
     }
 
     pub(super) fn encoding(&self) -> Encoding {

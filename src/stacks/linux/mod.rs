@@ -1,4 +1,4 @@
-//! Stacks on x86_64 Linux, with glibc or musl.
+//! Stacks on Linux: on x86_64 with glibc or musl, on aarch64 with glibc.
 
 mod arch;
 mod cfi;

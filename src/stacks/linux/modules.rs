@@ -244,7 +244,10 @@ mod tests {
         assert!(names.iter().any(|name| name == VDSO), "{names:?}");
         assert_ne!(names.iter().any(is_libc), cfg!(target_feature = "crt-static"), "{names:?}");
         assert_eq!(modules.0.iter().filter(|module| module.is_own()).count(), 1);
+        // On aarch64, Linux 6.1 has none: its functions keep the return address in a register.
+        let may_lack = |name: &String| cfg!(target_arch = "aarch64") && name == VDSO;
         let without = modules.0.iter().filter(|module| module.cfi().is_none()).map(name);
+        let without = without.filter(|name| !may_lack(name));
         let expected = names.iter().filter(|name| cfg!(target_env = "musl") && is_libc(name));
         assert!(without.eq(expected.cloned()), "{names:?}");
     }

@@ -2,8 +2,9 @@
 
 use super::paths::set_std_root;
 use super::program::Program;
+use super::symbol::Symbol;
 use super::symbols::Symbols;
-use super::unwind::{StopReason, Unwinder};
+use super::unwind::{CallSite, StopReason, Unwinder};
 use super::{missing, thread_role, trim};
 use crate::stacks::{Capture, CaptureFailure, SymbolizedStack};
 
@@ -31,6 +32,11 @@ impl Symbolizer {
         self.symbols.resolve(address, module).last()?.file.clone()
     }
 
+    fn resolve(&mut self, call: CallSite) -> &[Symbol] {
+        let module = self.unwinder.module_of(call.address);
+        self.symbols.resolve(call.address, module)
+    }
+
     /// Returns why not if the copy makes no sense.
     pub(crate) fn symbolize(
         &mut self,
@@ -44,9 +50,12 @@ impl Symbolizer {
         let inner = &calls[..calls.len().min(MAX_CALLS / 2)];
         let outer = &calls[inner.len().max(calls.len().saturating_sub(MAX_CALLS / 2))..];
         let mut symbols = Vec::new();
-        for call in inner.iter().chain(outer) {
-            let module = self.unwinder.module_of(call.address);
-            symbols.extend_from_slice(self.symbols.resolve(call.address, module));
+        for (index, call) in inner.iter().chain(outer).enumerate() {
+            let mut calls = self.resolve(*call).to_vec();
+            for other in trace.alternatives.iter().filter(|_| index == 1) {
+                keep_common(&mut calls, self.resolve(*other));
+            }
+            symbols.append(&mut calls);
         }
         set_std_root(|| self.file_in_std());
         let mut frames = trim::trim(&symbols);
@@ -65,6 +74,24 @@ impl Symbolizer {
     }
 }
 
+/// Keeps what two calls in a function have in common. The innermost function that has made both is
+/// kept without its line.
+fn keep_common(calls: &mut Vec<Symbol>, others: &[Symbol]) {
+    let (outwards, others) = (calls.iter().rev(), others.iter().rev());
+    let mut same =
+        outwards.clone().zip(others.clone()).take_while(|(one, other)| one == other).count();
+    let next = outwards.skip(same).zip(others.skip(same)).next();
+    let differs_in_line =
+        next.is_some_and(|(one, other)| one.function == other.function && one.file == other.file);
+    if differs_in_line {
+        same += 1;
+    }
+    calls.drain(..calls.len() - same);
+    if let Some(innermost) = calls.first_mut().filter(|_| differs_in_line) {
+        innermost.line = None;
+    }
+}
+
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests {
@@ -76,6 +103,7 @@ mod tests {
     use crate::os::{self, ThreadState, Tid};
     use crate::shard::PollId;
     use crate::stacks::linux::StackSampler;
+    use crate::stacks::linux::test_symbols::{application, std};
     use crate::stacks::{CapturePool, CaptureRequest, TargetThread, ThreadRole};
 
     /// Returns the resident memory of the process, in KiB.
@@ -130,6 +158,25 @@ mod tests {
         assert_eq!(whole.role, ThreadRole::OffWorker, "{whole:#?}");
         drop(hold);
         blocked.join().unwrap();
+    }
+
+    #[test]
+    fn of_calls_that_may_be_either_what_differs_is_left_out() {
+        let (wait, wake) = (std("wait", "std/src/futex.rs"), std("wake", "std/src/futex.rs"));
+        let handler = |line| application("handler", line);
+        let common = |calls: &[Symbol], others: &[Symbol]| {
+            let mut calls = calls.to_vec();
+            keep_common(&mut calls, others);
+            calls
+        };
+        let one = [wait.clone(), handler(3)];
+        assert_eq!(common(&one, &one), one);
+        assert_eq!(common(&one, &[wake, handler(3)]), [handler(3)]);
+        let without_line = Symbol { line: None, ..handler(3) };
+        for others in [vec![wait, handler(4)], vec![handler(4)]] {
+            assert_eq!(common(&one, &others), std::slice::from_ref(&without_line));
+        }
+        assert!(common(&one, &[]).is_empty());
     }
 
     #[test]

@@ -67,7 +67,7 @@ mod tests {
     use crate::stacks::linux::test_symbols::{application, dependency, named, native, unnamed};
 
     fn stack(end: StopReason) -> CallStack {
-        CallStack { call_sites: Vec::new(), end, is_whole: true }
+        CallStack { call_sites: Vec::new(), alternatives: Vec::new(), end, is_whole: true }
     }
 
     fn whole(symbols: &[Symbol]) -> ThreadRole {

@@ -1,21 +1,26 @@
 //! What depends on the processor: its registers, its calls, and its functions' prologues. Everything
 //! else that captures and unwinds a stack is shared.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-
-#[cfg(target_arch = "x86_64")]
-pub(super) use self::x86_64::{
-    CALLEE_SAVED, FP, PC, RESULT, SAVED_ORDER, SP, SYSCALL, SavedRegisters, frame_pointer_height,
-    is_return_address,
-};
 
 use std::ffi::c_void;
 use std::ptr;
 
+#[cfg(target_arch = "aarch64")]
+use self::aarch64 as this;
 #[cfg(target_arch = "x86_64")]
-use self::x86_64::SAVED_OFFSET;
+use self::x86_64 as this;
 use crate::stacks::snapshot::Registers;
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use self::aarch64::{calls_of, function_called, functions_jumped_to};
+pub(super) use self::this::{
+    CALL_PUSHES, CALLEE_SAVED, CFI_VENDOR, FP, PC, RESULT, RETURN_ADDRESS, SAVED_ORDER, SP,
+    SYSCALL, SavedRegisters, frame_pointer_height, is_return_address, strip,
+};
 
 /// The number of the registers that the unwinder knows.
 pub(super) const REGISTERS: usize = SAVED_ORDER.len();
@@ -36,5 +41,5 @@ pub(super) fn saved_registers(context: *mut c_void) -> *const SavedRegisters {
     if context.is_null() {
         return ptr::null();
     }
-    context.wrapping_byte_add(SAVED_OFFSET).cast_const().cast()
+    context.wrapping_byte_add(this::SAVED_OFFSET).cast_const().cast()
 }

@@ -14,6 +14,8 @@
 //!
 //! The tables are parsed and interpreted by `gimli`.
 
+#[cfg(target_arch = "aarch64")]
+mod leaf;
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,8 @@ use gimli::{
     UnwindExpression, Value,
 };
 
+#[cfg(target_arch = "aarch64")]
+use self::leaf::{Leaf, LeafCaller, Surroundings};
 use super::cfi::CfiRow;
 use super::modules::{ModuleAt, Modules};
 use super::{arch, memory};
@@ -40,6 +44,8 @@ const LARGEST_STACK: u64 = 1 << 30;
 const FP: Register = Register(arch::FP);
 const SP: Register = Register(arch::SP);
 const PC: Register = Register(arch::PC);
+/// The column of the return address in the tables.
+const RETURN_ADDRESS: Register = Register(arch::RETURN_ADDRESS);
 
 /// Unwinds stacks, and caches the tables of the modules.
 pub(super) struct Unwinder {
@@ -51,6 +57,9 @@ pub(super) struct Unwinder {
 #[derive(Debug)]
 pub(super) struct CallStack {
     pub(super) call_sites: Vec<CallSite>,
+    /// Other calls in the same function, any of which may be the second one: where the kernel does
+    /// not tell where a leaf returns to.
+    pub(super) alternatives: Vec<CallSite>,
     pub(super) end: StopReason,
     /// Whether the calls are wanted, and known, up to the thread's outermost one.
     pub(super) is_whole: bool,
@@ -123,18 +132,43 @@ impl Unwinder {
     fn walk(&mut self, stack: &StackSnapshot) -> CallStack {
         let mut frame = UnwindFrame { registers: stack.registers, is_exact: true };
         let mark = frame.mark(stack);
-        let mut call_sites = Vec::new();
-        while call_sites.len() < MAX_FRAMES {
-            call_sites.extend(frame.call());
+        let mut trace = CallStack {
+            call_sites: Vec::new(),
+            alternatives: Vec::new(),
+            end: StopReason::Truncated,
+            is_whole: false,
+        };
+        #[cfg(target_arch = "aarch64")]
+        if let Some(caller) = self.caller_of_leaf(&frame, stack, mark) {
+            trace.call_sites.extend(frame.call());
+            (frame, trace.alternatives) = (caller.frame, caller.alternatives);
+        }
+        while trace.call_sites.len() < MAX_FRAMES {
+            trace.call_sites.extend(frame.call());
             match self.caller(&frame, stack, mark) {
                 Ok(caller) => frame = caller,
                 Err(end) => {
                     let is_whole = stack.mark == u64::MAX && end == StopReason::OutermostFrame;
-                    return CallStack { call_sites, end, is_whole };
+                    return CallStack { end, is_whole, ..trace };
                 }
             }
         }
-        CallStack { call_sites, end: StopReason::Truncated, is_whole: false }
+        trace
+    }
+
+    /// Returns the frame that called a leaf, if the leaf's return address is in a register that is
+    /// not known.
+    #[cfg(target_arch = "aarch64")]
+    fn caller_of_leaf(
+        &mut self,
+        frame: &UnwindFrame,
+        stack: &StackSnapshot,
+        mark: u64,
+    ) -> Option<LeafCaller> {
+        let instruction = frame.instruction()?;
+        let row = self.modules.find(instruction)?.cfi()?.row(instruction, &mut self.context)?;
+        let leaf = Step::new(*frame, stack, row).leaf().filter(|leaf| leaf.sp <= mark)?;
+        leaf.caller(Surroundings { modules: &self.modules, stack, mark })
     }
 
     /// Returns the frame that called this one, or why there is none.
@@ -215,8 +249,12 @@ impl UnwindFrame {
     fn caller_without_row(&self, stack: &StackSnapshot) -> Result<Self, StopReason> {
         let sp = self.get(SP).filter(|_| self.is_exact).ok_or(StopReason::Inconsistent)?;
         let mut caller = Self { is_exact: false, ..*self };
-        caller.set(PC, Some(word(stack, sp)?));
-        caller.set(SP, sp.checked_add(8));
+        if arch::CALL_PUSHES {
+            caller.set(PC, Some(word(stack, sp)?));
+            caller.set(SP, sp.checked_add(8));
+        } else {
+            caller.set(PC, self.get(RETURN_ADDRESS).map(arch::strip));
+        }
         Ok(caller)
     }
 }
@@ -248,11 +286,13 @@ impl<'a> Step<'a> {
 
     /// Returns the frame that called this one. It is not validated yet, except that it is above.
     fn caller(&self, mark: u64) -> Result<UnwindFrame, StopReason> {
-        if self.row.register(PC) == RegisterRule::Undefined {
+        if self.is_outermost() {
             return Err(StopReason::OutermostFrame);
         }
         let cfa = self.cfa().filter(|cfa| cfa % 8 == 0).ok_or(StopReason::Inconsistent)?;
-        if self.frame.get(SP) >= Some(cfa) {
+        // Where a call pushes nothing, a leaf may have no frame at all.
+        let may_be_empty = !arch::CALL_PUSHES && self.frame.is_exact;
+        if self.frame.get(SP) > Some(cfa) || self.frame.get(SP) == Some(cfa) && !may_be_empty {
             return Err(StopReason::Inconsistent);
         }
         let mut caller =
@@ -272,6 +312,24 @@ impl<'a> Step<'a> {
         Ok(caller)
     }
 
+    /// Returns whether the tables state that nothing has called the function.
+    fn is_outermost(&self) -> bool {
+        let is_undefined = self.row.register(RETURN_ADDRESS) == RegisterRule::Undefined;
+        // Otherwise the return address of a leaf is in its register. A function that has made a call
+        // has lost it, and the frame pointer of the first one is zero.
+        let is_first = !self.frame.is_exact && self.frame.get(FP).unwrap_or(0) == 0;
+        is_undefined && (arch::CALL_PUSHES || is_first)
+    }
+
+    /// Returns the function, if its return address is in a register that is not known.
+    #[cfg(target_arch = "aarch64")]
+    fn leaf(&self) -> Option<Leaf> {
+        let is_unknown = self.row.register(RETURN_ADDRESS) == RegisterRule::Undefined
+            && self.frame.get(RETURN_ADDRESS).is_none();
+        let leaf = Leaf { function: self.row.function().start, sp: self.cfa()? };
+        is_unknown.then_some(leaf)
+    }
+
     /// Returns the return address of a function that has switched to the stack that its callee is
     /// on, such as `stacker` has one: the frame's end, and with it the return address, is far from
     /// the callee's, on the stack that the thread has left.
@@ -280,13 +338,15 @@ impl<'a> Step<'a> {
     /// before the switch, and stays until the function returns.
     fn switches_stack(&self, mark: u64) -> Option<u64> {
         let cfa = self.cfa().filter(|cfa| cfa % 8 == 0)?;
-        let is_copied = self.stack.word(cfa.checked_sub(8)?).is_some();
+        let RegisterRule::Offset(offset) = self.row.register(RETURN_ADDRESS) else { return None };
+        let address = cfa.checked_add_signed(offset)?;
+        let is_copied = self.stack.word(address).is_some();
         let is_below_mark = cfa <= mark && (mark == u64::MAX || mark - cfa < LARGEST_STACK);
         let is_leaf = self.frame.is_exact;
         if is_leaf || is_copied || !is_below_mark || self.is_certain(cfa) {
             return None;
         }
-        memory::array(cfa - 8).map(u64::from_ne_bytes)
+        memory::array(address).map(u64::from_ne_bytes).map(arch::strip)
     }
 
     /// Returns the canonical frame address: the stack pointer before the call.
@@ -300,12 +360,16 @@ impl<'a> Step<'a> {
     }
 
     fn return_address(&self, cfa: u64) -> Result<u64, StopReason> {
-        match self.row.register(PC) {
+        let address = match self.row.register(RETURN_ADDRESS) {
             RegisterRule::Offset(offset) => {
                 word(self.stack, cfa.checked_add_signed(offset).ok_or(StopReason::Inconsistent)?)
             }
-            _ => self.restored(PC, cfa).ok_or(StopReason::Inconsistent),
-        }
+            RegisterRule::Undefined if self.frame.is_exact => {
+                self.frame.get(RETURN_ADDRESS).ok_or(StopReason::Inconsistent)
+            }
+            _ => self.restored(RETURN_ADDRESS, cfa).ok_or(StopReason::Inconsistent),
+        };
+        address.map(arch::strip)
     }
 
     /// Returns why the unwinder stops at a frame whose return address could not be read.

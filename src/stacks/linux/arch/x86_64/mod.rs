@@ -14,11 +14,17 @@ pub(in crate::stacks::linux) const FP: u16 = 6;
 pub(in crate::stacks::linux) const SP: u16 = 7;
 /// Not a register: the column of the return address.
 pub(in crate::stacks::linux) const PC: u16 = 16;
+pub(in crate::stacks::linux) const RETURN_ADDRESS: u16 = PC;
+/// Whether a call pushes the return address, and does not keep it in a register.
+pub(in crate::stacks::linux) const CALL_PUSHES: bool = true;
 /// rax, which has the result of a system call.
 pub(in crate::stacks::linux) const RESULT: u16 = 0;
 /// The registers that a function preserves for its caller, unless its tables state otherwise: rbx,
 /// rbp, and r12 to r15.
 pub(in crate::stacks::linux) const CALLEE_SAVED: [u16; 6] = [3, 6, 12, 13, 14, 15];
+
+/// The extensions of the tables: none.
+pub(in crate::stacks::linux) const CFI_VENDOR: gimli::Vendor = gimli::Vendor::Default;
 
 /// `syscall`
 pub(in crate::stacks::linux) const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -50,3 +56,8 @@ pub(in crate::stacks::linux) const SAVED_ORDER: [usize; 17] = [
 /// Where the registers are in a context.
 pub(in crate::stacks::linux) const SAVED_OFFSET: usize =
     offset_of!(libc::ucontext_t, uc_mcontext.gregs);
+
+/// Returns the address that a return address stands for: itself, because it is not signed.
+pub(in crate::stacks::linux) fn strip(address: u64) -> u64 {
+    address
+}

@@ -62,30 +62,63 @@ fn a_busy_thread_is_sampled() {
 fn registers_have_their_dwarf_numbers() {
     let _alone = alone();
     let sampler = SignalSampler::install().unwrap();
-    let target = TestThread::spawn(
-        || (),
-        // SAFETY: restores the registers that it changes without declaring them, and accesses only
-        // the stack.
-        || unsafe {
-            asm!(
-                "push rbx", "push rbp",
-                "mov rbx, 103", "mov rbp, 106",
-                "2:", "dec rcx", "jne 2b",
-                "pop rbp", "pop rbx",
-                inout("rcx") 200_000_000_u64 => _,
-                in("rax") 100_u64, in("rdx") 101_u64, in("rsi") 104_u64, in("rdi") 105_u64,
-                in("r8") 108_u64, in("r9") 109_u64, in("r10") 110_u64, in("r11") 111_u64,
-                in("r12") 112_u64, in("r13") 113_u64, in("r14") 114_u64, in("r15") 115_u64,
-            );
-        },
-    );
+    let target = TestThread::spawn(|| (), hold_registers);
     let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     assert_eq!(target.sample(&sampler, &mut stack), SampleStatus::Copied);
     target.check(&stack);
-    for number in [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15] {
+    for number in HELD {
         assert_eq!(stack.registers.get(number), Some(100 + u64::from(number)), "register {number}");
     }
-    assert!((1..=200_000_000).contains(&stack.registers.get(2).unwrap()));
+    assert!((1..=LOOPS).contains(&stack.registers.get(COUNTER).unwrap()));
+}
+
+const LOOPS: u64 = 20_000_000;
+
+/// The registers that have their number and a hundred, and the one that counts down.
+#[cfg(target_arch = "x86_64")]
+const HELD: [u16; 14] = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+#[cfg(target_arch = "x86_64")]
+const COUNTER: u16 = 2;
+
+#[cfg(target_arch = "x86_64")]
+fn hold_registers() {
+    // SAFETY: restores the registers that it changes without declaring them, and accesses only the
+    // stack.
+    unsafe {
+        asm!(
+            "push rbx", "push rbp",
+            "mov rbx, 103", "mov rbp, 106",
+            "2:", "dec rcx", "jne 2b",
+            "pop rbp", "pop rbx",
+            inout("rcx") LOOPS => _,
+            in("rax") 100_u64, in("rdx") 101_u64, in("rsi") 104_u64, in("rdi") 105_u64,
+            in("r8") 108_u64, in("r9") 109_u64, in("r10") 110_u64, in("r11") 111_u64,
+            in("r12") 112_u64, in("r13") 113_u64, in("r14") 114_u64, in("r15") 115_u64,
+        );
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+const HELD: [u16; 15] = [1, 2, 3, 4, 5, 15, 16, 17, 19, 20, 21, 27, 28, 29, 30];
+#[cfg(target_arch = "aarch64")]
+const COUNTER: u16 = 0;
+
+#[cfg(target_arch = "aarch64")]
+fn hold_registers() {
+    // SAFETY: restores the registers that it changes without declaring them, and accesses only the
+    // stack.
+    unsafe {
+        asm!(
+            "stp x29, x30, [sp, #-32]!", "str x19, [sp, #16]",
+            "mov x19, #119", "mov x29, #129", "mov x30, #130",
+            "2:", "subs x0, x0, #1", "b.ne 2b",
+            "ldr x19, [sp, #16]", "ldp x29, x30, [sp], #32",
+            inout("x0") LOOPS => _,
+            in("x1") 101_u64, in("x2") 102_u64, in("x3") 103_u64, in("x4") 104_u64,
+            in("x5") 105_u64, in("x15") 115_u64, in("x16") 116_u64, in("x17") 117_u64,
+            in("x20") 120_u64, in("x21") 121_u64, in("x27") 127_u64, in("x28") 128_u64,
+        );
+    }
 }
 
 #[test]
@@ -132,25 +165,29 @@ fn a_stack_pointer_that_is_not_mapped_yields_no_bytes() {
 
 #[test]
 fn a_copy_ends_at_the_first_unreadable_page() {
-    const PAGE: usize = 4096;
     let _alone = alone();
+    // SAFETY: the call accesses no memory.
+    let page_size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
     // SAFETY: a new mapping, of which the second page is made unreadable.
     let page = unsafe {
         let (access, kind) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let page = libc::mmap(ptr::null_mut(), 2 * PAGE, access, kind, -1, 0);
+        let page = libc::mmap(ptr::null_mut(), 2 * page_size, access, kind, -1, 0);
         assert_ne!(page, libc::MAP_FAILED);
-        assert_eq!(libc::mprotect(page.wrapping_byte_add(PAGE), PAGE, libc::PROT_NONE), 0);
+        assert_eq!(
+            libc::mprotect(page.wrapping_byte_add(page_size), page_size, libc::PROT_NONE),
+            0
+        );
         page
     };
     let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
-    let sp = (page.addr() + PAGE - 800) as u64;
+    let sp = (page.addr() + page_size - 800) as u64;
     let mut request = SampleRequest(SHARED.request(Tid::current(), u64::MAX).unwrap());
     fulfill_at(sp, &request);
     assert_eq!(request.poll(&mut stack, |_, _| ()), SampleStatus::Copied);
-    assert_eq!(stack.end(), (page.addr() + PAGE) as u64);
+    assert_eq!(stack.end(), (page.addr() + page_size) as u64);
     assert_eq!(stack.word(stack.end() - 8), Some(0));
     // SAFETY: nothing refers to the mapping.
-    assert_eq!(unsafe { libc::munmap(page, 2 * PAGE) }, 0);
+    assert_eq!(unsafe { libc::munmap(page, 2 * page_size) }, 0);
 }
 
 #[test]

@@ -2,22 +2,18 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::*;
+use crate::os::monotonic_nanos;
 
-/// The durations of the handler's runs, in ticks of the time stamp counter.
+/// The durations of the handler's runs, in nanoseconds.
 static DURATIONS: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" fn timed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let start = ticks();
+    let start = monotonic_nanos();
     // SAFETY: the arguments come from the kernel.
     unsafe { on_signal(signal, info, context) };
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    DURATIONS[run % DURATIONS.len()].store(ticks() - start, Ordering::Relaxed);
-}
-
-fn ticks() -> u64 {
-    // SAFETY: the instruction exists on every x86_64 processor and accesses no memory.
-    unsafe { std::arch::x86_64::_rdtsc() }
+    DURATIONS[run % DURATIONS.len()].store(monotonic_nanos() - start, Ordering::Relaxed);
 }
 
 fn print_percentiles(name: &str, mut values: Vec<u64>, unit: f64) {
@@ -53,7 +49,7 @@ fn sample_all(name: &str, targets: &[TestThread], sampler: &SignalSampler, time:
     let mut stack = StackSnapshot::with_capacity(DEEP_CAPACITY);
     let (mut cancelled, mut round_trips) = (0, Vec::new());
     RUNS.store(0, Ordering::Relaxed);
-    let (start, start_ticks) = (Instant::now(), ticks());
+    let start = Instant::now();
     for target in targets.iter().cycle().take_while(|_| start.elapsed() < time) {
         let requested_at = Instant::now();
         // Every second sample is of the whole stack.
@@ -69,14 +65,13 @@ fn sample_all(name: &str, targets: &[TestThread], sampler: &SignalSampler, time:
             SampleStatus::Unreadable => panic!("every stack pointer is readable"),
         }
     }
-    let tick = start.elapsed().as_secs_f64() * 1e6 / (ticks() - start_ticks) as f64;
     println!("{name}: {cancelled} cancelled");
     print_percentiles("  round trip", round_trips, 1e-3);
     let runs = RUNS.load(Ordering::Relaxed).min(DURATIONS.len());
     print_percentiles(
         "  handler",
         DURATIONS[..runs].iter().map(|run| run.load(Ordering::Relaxed)).collect(),
-        tick,
+        1e-3,
     );
 }
 
