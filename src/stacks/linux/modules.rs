@@ -133,6 +133,7 @@ impl Module {
     }
 
     /// Returns whether an address is in the few instructions at which the program starts.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "only musl needs it"))]
     pub(super) fn is_at_entry(&self, address: u64) -> bool {
         const LEN: u64 = 64;
         (self.image.entry..self.image.entry.saturating_add(LEN)).contains(&address)

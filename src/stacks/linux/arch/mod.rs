@@ -21,6 +21,8 @@ pub(super) use self::this::{
     CALL_PUSHES, CALLEE_SAVED, CFI_VENDOR, FP, PC, RESULT, RETURN_ADDRESS, SAVED_ORDER, SP,
     SYSCALL, SavedRegisters, frame_pointer_height, is_return_address, strip,
 };
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::x86_64::{call_targets, exits, leads_to, returns};
 
 /// The number of the registers that the unwinder knows.
 pub(super) const REGISTERS: usize = SAVED_ORDER.len();

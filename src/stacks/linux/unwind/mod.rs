@@ -19,6 +19,7 @@ mod leaf;
 #[cfg(not(tower_stall_loom))]
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
 mod without_tables;
 
 use gimli::{
@@ -191,7 +192,10 @@ impl Unwinder {
                 }
                 step.caller(mark)?
             }
+            #[cfg(target_arch = "x86_64")]
             None => self.caller_by_code(frame, stack, mark)?,
+            #[cfg(target_arch = "aarch64")]
+            None => frame.caller_without_row(stack)?,
         };
         self.validate(&caller, mark)?;
         if caller.get(SP) > Some(mark) { Err(StopReason::Mark) } else { Ok(caller) }

@@ -323,7 +323,7 @@ fn assert_no_other_stack(mut copy: StackCopy) {
             code,
             code + 3,
         ];
-        for new in values.into_iter().filter(|new| !return_address::is_return_address(*new)) {
+        for new in values.into_iter().filter(|new| !arch::is_return_address(*new)) {
             copy.bytes[at..at + 8].copy_from_slice(&new.to_ne_bytes());
             let trace = unwinder.unwind(&copy.snapshot());
             match trace.end {

@@ -1,7 +1,7 @@
 //! The caller of a function that has no row in the tables, such as one of assembly, or of musl.
 
-use super::{PC, RSP, StopReason, UnwindFrame, Unwinder, is_call_to};
-use crate::stacks::linux::{epilogue, return_address};
+use super::{PC, SP, StopReason, UnwindFrame, Unwinder, is_call_to};
+use crate::stacks::linux::arch;
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
 impl Unwinder {
@@ -12,13 +12,13 @@ impl Unwinder {
         stack: &StackSnapshot,
         mark: u64,
     ) -> Result<UnwindFrame, StopReason> {
-        let returns = epilogue::returns(&frame.registers, stack);
+        let returns = arch::returns(&frame.registers, stack);
         if returns.is_empty() && frame.is_exact {
             return frame.caller_without_row(stack);
         }
         let returned = returns.into_iter().map(|registers| returned(registers, stack));
         let may_be = |caller: &UnwindFrame| {
-            let is_above = caller.get(RSP) > frame.get(RSP);
+            let is_above = caller.get(SP) > frame.get(SP);
             is_above && caller.get(PC).is_some_and(|pc| is_call_to(&self.modules, pc))
         };
         let mut callers: Vec<_> = returned.flatten().filter(may_be).collect();
@@ -40,11 +40,11 @@ impl Unwinder {
     /// known. Its frame is small.
     fn is_started(&self, frame: &UnwindFrame, stack: &StackSnapshot) -> bool {
         const MAX_WORDS: u64 = 32;
-        let Some(sp) = frame.get(RSP) else { return false };
+        let Some(sp) = frame.get(SP) else { return false };
         let words = (0..MAX_WORDS).filter_map(|index| stack.word(sp.checked_add(index * 8)?));
         let is_start = |pc: &u64| {
             let module = self.modules.find(pc.wrapping_sub(1));
-            module.is_some_and(|module| module.is_at_entry(*pc) || epilogue::exits(*pc))
+            module.is_some_and(|module| module.is_at_entry(*pc) || arch::exits(*pc))
         };
         words.filter(|pc| is_call_to(&self.modules, *pc)).any(|pc| is_start(&pc))
     }
@@ -58,9 +58,9 @@ fn returned(registers: Registers, stack: &StackSnapshot) -> Result<UnwindFrame, 
 
 /// Returns whether the call that returns to `caller` has led to a frame.
 fn is_called_by(frame: &UnwindFrame, caller: &UnwindFrame, stack: &StackSnapshot) -> bool {
-    let Some((pc, sp)) = caller.get(PC).zip(caller.get(RSP)) else { return false };
-    return_address::call_targets(pc).any(|target| {
+    let Some((pc, sp)) = caller.get(PC).zip(caller.get(SP)) else { return false };
+    arch::call_targets(pc).any(|target| {
         let place = sp.wrapping_sub(8);
-        epilogue::leads_to(&frame.registers, target, place, stack)
+        arch::leads_to(&frame.registers, target, place, stack)
     })
 }

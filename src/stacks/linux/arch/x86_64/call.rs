@@ -16,7 +16,7 @@ pub(in crate::stacks::linux) fn is_return_address(address: u64) -> bool {
 
 /// Returns what the call before a return address may have called, if that is encoded in it, or is in
 /// memory at an address that is: two forms may end with the same bytes.
-pub(super) fn call_targets(address: u64) -> impl Iterator<Item = u64> {
+pub(in crate::stacks::linux) fn call_targets(address: u64) -> impl Iterator<Item = u64> {
     let code = address.checked_sub(6).and_then(memory::array::<6>).unwrap_or_default();
     let to = |[a, b, c, d]: [u8; 4]| {
         address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))

@@ -1,11 +1,14 @@
 //! The registers of x86_64, by their DWARF numbers.
 
 mod call;
+mod epilogue;
+mod instruction;
 mod prologue;
 
 use std::mem::offset_of;
 
-pub(in crate::stacks::linux) use self::call::is_return_address;
+pub(in crate::stacks::linux) use self::call::{call_targets, is_return_address};
+pub(in crate::stacks::linux) use self::epilogue::{exits, leads_to, returns};
 pub(in crate::stacks::linux) use self::prologue::frame_pointer_height;
 
 /// rbp.

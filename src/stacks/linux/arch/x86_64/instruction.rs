@@ -3,7 +3,7 @@
 //!
 //! Not with `iced-x86`, whose tables take up about a megabyte.
 
-use super::return_address::operand_len;
+use super::call::operand_len;
 
 /// The most bytes of an instruction.
 pub(super) const MAX_LENGTH: usize = 15;

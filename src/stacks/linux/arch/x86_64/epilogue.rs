@@ -9,6 +9,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::instruction::{Instruction, MAX_LENGTH, RSP};
 use crate::os;
+use crate::stacks::linux::arch;
 use crate::stacks::snapshot::{Registers, StackSnapshot};
 
 /// More instructions than most functions of a C library have.
@@ -21,7 +22,7 @@ const RET: u16 = 0xc3;
 /// rbp, by its encoding.
 const RBP: u8 = 5;
 /// The DWARF numbers of the first registers, by their encoding. From r8 on they are the same.
-const DWARF_NUMBERS: [usize; 8] = [0, 2, 1, 3, 7, 6, 4, 5];
+const DWARF_NUMBERS: [u16; 8] = [0, 2, 1, 3, 7, 6, 4, 5];
 
 /// What the processor does next.
 enum Next {
@@ -39,11 +40,14 @@ struct State(Registers);
 /// Returns the registers before each instruction that may return from a function. The stack pointer
 /// is then the address of the return address. More than one address means that a path was followed
 /// that is never taken, behind a call that does not return.
-pub(super) fn returns(registers: &Registers, stack: &StackSnapshot) -> Vec<Registers> {
+pub(in crate::stacks::linux) fn returns(
+    registers: &Registers,
+    stack: &StackSnapshot,
+) -> Vec<Registers> {
     let mut returns: Vec<Registers> = Vec::new();
     explore(*registers, stack, |state, instruction| {
-        let sp = state.0.get(Registers::RSP);
-        let is_new = || returns.iter().all(|known| known.get(Registers::RSP) != sp);
+        let sp = state.0.get(arch::SP);
+        let is_new = || returns.iter().all(|known| known.get(arch::SP) != sp);
         if instruction.opcode == RET && is_new() {
             returns.push(state.0);
         }
@@ -53,16 +57,16 @@ pub(super) fn returns(registers: &Registers, stack: &StackSnapshot) -> Vec<Regis
 
 /// Returns whether a call of the function at `target`, whose return address is at `place`, leads to
 /// an instruction with the registers that it has.
-pub(super) fn leads_to(
+pub(in crate::stacks::linux) fn leads_to(
     registers: &Registers,
     target: u64,
     place: u64,
     stack: &StackSnapshot,
 ) -> bool {
     let mut is_reached = false;
-    explore(Registers::of_blocked(target, place), stack, |state, _| {
+    explore(arch::of_blocked(target, place), stack, |state, _| {
         let is_same = |register| state.0.get(register) == registers.get(register);
-        is_reached |= is_same(Registers::PC) && is_same(Registers::RSP);
+        is_reached |= is_same(arch::PC) && is_same(arch::SP);
     });
     is_reached
 }
@@ -87,7 +91,7 @@ fn explore(start: Registers, stack: &StackSnapshot, mut visit: impl FnMut(&State
 
 /// Returns whether the thread ends after a call has returned: a system call, behind which the
 /// processor would halt.
-pub(super) fn exits(return_address: u64) -> bool {
+pub(in crate::stacks::linux) fn exits(return_address: u64) -> bool {
     let mut pc = return_address;
     let mut last = 0;
     for _ in 0..MAX_EXIT_INSTRUCTIONS {
@@ -119,12 +123,12 @@ fn halts(function: u64) -> bool {
 
 impl State {
     fn pc(&self) -> Option<u64> {
-        self.0.get(Registers::PC)
+        self.0.get(arch::PC)
     }
 
     fn at(&self, pc: u64) -> Self {
         let mut state = *self;
-        state.0.set(Registers::PC, Some(pc));
+        state.0.set(arch::PC, Some(pc));
         state
     }
 
@@ -140,7 +144,7 @@ impl State {
     /// Returns `None` if it ends the path, or if what follows is not known.
     fn execute(&mut self, instruction: &Instruction, stack: &StackSnapshot) -> Option<Next> {
         let next = self.pc()?.checked_add(instruction.len)?;
-        self.0.set(Registers::PC, Some(next));
+        self.0.set(arch::PC, Some(next));
         let target = || next.wrapping_add_signed(instruction.immediate());
         match (instruction.opcode, instruction.extension()) {
             (0x50..=0x57 | 0x68 | 0x6a | 0x9c, _) | (0xff, 6) => self.add_to_rsp(-8)?,
@@ -192,8 +196,8 @@ impl State {
     }
 }
 
-fn dwarf_number(register: u8) -> usize {
-    DWARF_NUMBERS.get(usize::from(register)).copied().unwrap_or(usize::from(register))
+fn dwarf_number(register: u8) -> u16 {
+    DWARF_NUMBERS.get(usize::from(register)).copied().unwrap_or(register.into())
 }
 
 #[cfg(not(tower_stall_loom))]
@@ -217,11 +221,11 @@ mod tests {
             }
             128
         });
-        let mut registers = Registers::of_blocked(code.as_ptr().addr() as u64, BASE);
-        registers.set(Registers::RBP, rbp);
-        let place = |found: &Registers| found.get(Registers::RSP).unwrap().wrapping_sub(BASE);
+        let mut registers = arch::of_blocked(code.as_ptr().addr() as u64, BASE);
+        registers.set(arch::FP, rbp);
+        let place = |found: &Registers| found.get(arch::SP).unwrap().wrapping_sub(BASE);
         let found = returns(&registers, &stack);
-        found.iter().map(|found| (place(found), found.get(Registers::RBP))).collect()
+        found.iter().map(|found| (place(found), found.get(arch::FP))).collect()
     }
 
     #[test]
@@ -285,9 +289,8 @@ mod tests {
         ];
         let start = code.as_ptr().addr() as u64;
         let stack = StackSnapshot::with_capacity(0);
-        let leads = |pc, place| {
-            leads_to(&Registers::of_blocked(start + pc, BASE), start, BASE + place, &stack)
-        };
+        let leads =
+            |pc, place| leads_to(&arch::of_blocked(start + pc, BASE), start, BASE + place, &stack);
         assert!(leads(10, 24), "behind the system call");
         assert!(!leads(10, 16) && !leads(9, 24) && !leads(2, 0), "elsewhere");
     }
@@ -357,9 +360,8 @@ mod tests {
         let (mut modules, mut context) = (Modules::default(), gimli::UnwindContext::new());
         modules.refresh();
         let libc = modules.at((libc::getpid as *const ()).addr() as u64).unwrap();
-        let (stack, mut registers) =
-            (StackSnapshot::with_capacity(0), Registers::of_blocked(0, BASE));
-        registers.set(Registers::RBP, Some(BASE + FRAME));
+        let (stack, mut registers) = (StackSnapshot::with_capacity(0), arch::of_blocked(0, BASE));
+        registers.set(arch::FP, Some(BASE + FRAME));
         let (mut found, mut missed) = (0, 0);
         for pc in calls_in_libc(libc.path, libc.bias).into_iter().step_by(5) {
             let cfi = modules.find(pc - 1).and_then(|module| module.cfi());
@@ -369,11 +371,11 @@ mod tests {
             else {
                 continue;
             };
-            registers.set(Registers::PC, Some(pc));
-            let base = registers.get(usize::from(register.0)).unwrap();
+            registers.set(arch::PC, Some(pc));
+            let base = registers.get(register.0).unwrap();
             let expected = base.checked_add_signed(offset - 8);
             let places = returns(&registers, &stack);
-            if places.iter().any(|place| place.get(Registers::RSP) == expected) {
+            if places.iter().any(|place| place.get(arch::SP) == expected) {
                 found += 1;
             } else {
                 missed += 1;
