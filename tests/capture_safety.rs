@@ -149,7 +149,8 @@ fn without_signals_no_system_call_is_interrupted() {
         monitor.recent_stalls().iter().any(|stall| !stall.is_in_progress())
     });
     assert_eq!(monitor.recent_stalls()[0].cause(), Cause::Blocked);
-    assert!(!monitor.recent_stalls()[0].frames().is_empty());
+    // A stall is shown before its stack is symbolized.
+    eventually("its stack is known", || !monitor.recent_stalls()[0].frames().is_empty());
 }
 
 /// Runs a task that sleeps until it is reported, and returns what the report says is missing.
