@@ -27,6 +27,7 @@ pub(super) fn trim(symbols: &[Symbol]) -> Vec<Frame> {
     let is_between = |index: &usize| innermost.is_some_and(|innermost| *index > innermost);
     let kept = (0..end.map_or(0, |end| end + 1))
         .filter(|index| !is_std_adapter(&symbols[*index], origins[*index]))
+        .filter(|index| !is_musl_wrapper(&symbols[*index], origins[*index]))
         .filter(|index| !(is_between(index) && is_glue(index)));
     let mut frames: Vec<_> = kept.map(|index| frame(&symbols[index], origins[index])).collect();
     // Consecutive calls inside a library that exports no names for them.
@@ -82,6 +83,14 @@ fn frame(symbol: &Symbol, origin: Origin) -> Frame {
         address: symbol.address.as_deref().map(|address| clean(address).into_owned()),
         is_application: origin == Origin::Application,
     }
+}
+
+/// Returns whether a call is one by which a function of musl makes its system call, which is of no
+/// interest.
+fn is_musl_wrapper(symbol: &Symbol, origin: Origin) -> bool {
+    const WRAPPERS: [&str; 5] =
+        ["__cp_end", "__syscall_cp", "__syscall_cp_asm", "__syscall_cp_c", "sccp"];
+    origin == Origin::Native && WRAPPERS.contains(&symbol.function.as_str())
 }
 
 /// Returns whether a call is an adapter of the standard library, which is of no interest.
@@ -159,6 +168,18 @@ mod tests {
             own(),
         ];
         assert_eq!(names(&stack), ["recv", "pg::query", "handler"]);
+    }
+
+    #[test]
+    fn calls_that_musl_makes_a_system_call_by_are_not_shown() {
+        let stack = [
+            native("__syscall_cp_c"),
+            native("__syscall_cp"),
+            native("pread"),
+            application("handler", 3),
+            own(),
+        ];
+        assert_eq!(names(&stack), ["pread", "handler"]);
     }
 
     #[test]
