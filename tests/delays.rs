@@ -80,6 +80,7 @@ impl App {
             .route("/task", get(|| async { drop(tokio::spawn(async { thread::sleep(BLOCK) })) }));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let addr = listener.local_addr().unwrap();
+        let listener = monitor.listener(listener);
         // Drives a current-thread runtime, too.
         thread::spawn(move || runtime.block_on(async { axum::serve(listener, app).await }));
         http_get(addr, "/neutral");
@@ -193,6 +194,34 @@ fn unmeasured_code_has_delayed_what_was_ready() {
 #[test]
 fn on_a_current_thread_runtime_all_delays_are_found() {
     check(current_thread_runtime(), Culprit::Blocked);
+}
+
+/// The two clients of the question that this crate began with: the second one has waited in a
+/// socket, on a connection that it opened during the stall.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_second_client_has_waited_for_the_first() {
+    for runtime in [current_thread_runtime(), runtime(1)] {
+        let app = App::new(runtime);
+        let addr = app.addr;
+        let first = thread::spawn(move || http_get(addr, "/blocked"));
+        eventually("the stall is in progress", || !in_progress(&app.monitor).is_empty());
+        let sent = Instant::now();
+        http_get(addr, "/neutral");
+        let measured = sent.elapsed();
+        first.join().unwrap();
+        let report = || ended(&app.monitor).into_iter().find(|stall| !stall.delayed().is_empty());
+        let stall = poll_until(report).unwrap();
+        assert_eq!(stall.route(), "/blocked");
+        let [delayed] = stall.delayed() else { panic!("{stall:#}") };
+        assert_eq!((delayed.route(), delayed.requests()), ("/neutral", 1), "{stall:#}");
+        let host = stall.run_queue_time() + stall.stopped_time();
+        let found = stall.delay_caused();
+        // The kernel counts in ticks of up to 10 ms.
+        let tick = Duration::from_millis(10);
+        assert!(found <= measured + tick, "{found:?} of {measured:?}: {stall:#}");
+        assert!(found + host + tick >= measured * 9 / 10, "{found:?} of {measured:?}: {stall:#}");
+    }
 }
 
 #[test]
