@@ -288,8 +288,8 @@ impl Stall {
     /// been polled, but waited for its poll to end. Empty if there are none that are known.
     ///
     /// It is complete for what was waiting when the stall ended, up to a tenth of a second after;
-    /// a stall in progress has delayed mostly requests that still wait. Delays of less than 1 ms do
-    /// not count, and neither does what the runtime does not show: see
+    /// a stall in progress has delayed mostly requests that still wait. Delays of less than 1 ms by
+    /// this stall do not count, and neither does what the runtime does not show: see
     /// [who delayed whom](crate::guide::reports#who-delayed-whom).
     #[must_use]
     pub fn delayed(&self) -> &[Delayed] {

@@ -243,7 +243,10 @@ impl Attribution {
                 Blame::Other(by) => totals.add(delay.route, by, weighted),
             }
         }
-        for ((shard, start), ticks) in by_stall {
+        let is_noticeable = |ticks| self.monitor.lateness.is_delay(ticks);
+        for ((shard, start), ticks) in
+            by_stall.into_iter().filter(|&(_, ticks)| is_noticeable(ticks))
+        {
             let victims = self.delayed.entry(PollId { shard, start }).or_default();
             let of_route = victims.0.entry(delay.route).or_default();
             of_route.requests += weight;
