@@ -202,7 +202,7 @@ impl Attribution {
         let host = self.monitor.clock.ticks(split.host()).min(end.saturating_sub(start));
         let starved_until = match (stall.io_starved, stall.rescued_at) {
             (false, _) => start,
-            (true, Some(rescued_at)) => rescued_at.clamp(start, end),
+            (true, Some(rescued_at)) => rescued_at.clamp(start, end.max(start)),
             (true, None) => end,
         };
         Culprit { id: Some(id), route: poll.route, start, end, host, starved_until }
