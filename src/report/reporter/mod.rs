@@ -277,18 +277,14 @@ impl Reporter {
             self.unneeded_spans.push(span);
             return;
         };
-        self.account(&stall, ends, &report);
         self.attribution.add_stall(&stall, ends.stall, &report.split);
         let parent = Parent::Open(span);
-        self.counted.push(CountedStall {
-            arrived,
-            lacks_stacks,
-            stall,
-            ends,
-            parent,
-            samples,
-            report,
-        });
+        let counted = CountedStall { arrived, lacks_stacks, stall, ends, parent, samples, report };
+        if !lacks_stacks {
+            self.add_collapsed(&counted);
+        }
+        self.account(&counted.stall, counted.ends, &counted.report);
+        self.counted.push(counted);
     }
 
     /// Adds an ended stall to the results that the metrics, `routes` and `recent_stalls` are made
@@ -317,11 +313,12 @@ impl Reporter {
             }
             if counted.lacks_stacks {
                 self.add_stacks(&mut counted);
+                self.add_collapsed(&counted);
             }
             counted.report.delayed = self.attribution.delayed_by(id);
             self.attribution.forget(id);
             self.monitor.history.lock().replace(id, counted.report.clone());
-            self.report_ended(counted, now);
+            self.send(id, counted.report, counted.parent, now);
         }
     }
 
@@ -352,15 +349,12 @@ impl Reporter {
         };
     }
 
-    fn report_ended(&mut self, counted: CountedStall, now: Instant) {
-        let CountedStall { stall, parent, samples, report, .. } = counted;
-        {
-            let Self { monitor, .. } = self;
-            let collapsed = &mut monitor.history.lock().collapsed;
-            let (method, route) = (report.method, &report.route);
-            collapsed.add_all(method, route, &samples, stall.ticks, &monitor.clock);
-        }
-        self.send(stall.id, report, parent, now);
+    /// Adds the stacks of a stall to those of all stalls.
+    fn add_collapsed(&self, counted: &CountedStall) {
+        let CountedStall { stall, samples, report, .. } = counted;
+        let (method, route) = (report.method, &report.route);
+        let collapsed = &mut self.monitor.history.lock().collapsed;
+        collapsed.add_all(method, route, samples, stall.ticks, &self.monitor.clock);
     }
 
     fn send(&mut self, id: PollId, stall: Stall, parent: Parent, sent_at: Instant) {
