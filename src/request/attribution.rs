@@ -47,12 +47,16 @@ fn record_delay(
     let lane = lane(shard);
     let busy_since = match lane {
         Lane::Worker(worker) => monitor.worker_load.busy_since(worker).unwrap_or(polled),
-        Lane::Thread(_) => polled,
+        Lane::UnknownWorker(_) | Lane::Thread(_) => polled,
     };
     let delay = Delay { lane, route, ready, polled, in_socket, busy_since };
     monitor.attribution.push_delay(delay);
 }
 
 fn lane(shard: &Shard) -> Lane {
-    shard.worker().map_or(Lane::Thread(shard.address()), Lane::Worker)
+    match shard.worker() {
+        Some(worker) => Lane::Worker(worker),
+        None if shard.is_unknown_worker() => Lane::UnknownWorker(shard.address()),
+        None => Lane::Thread(shard.address()),
+    }
 }

@@ -49,6 +49,7 @@ use tokio::task;
 use super::attribution;
 use super::local_handle::LocalHandle;
 use super::thread_local::local_handle;
+use crate::os::Clock;
 use crate::routes::RouteId;
 use crate::shard::Lateness;
 use crate::state::MonitorState;
@@ -64,8 +65,9 @@ pub(crate) struct Connection {
 /// The latest batch of a connection. Relaxed: only the task that polls the connection uses it.
 #[derive(Debug)]
 struct Reads {
-    /// The shortest wait of the batch, in ticks.
+    /// The shortest wait of the batch, and when it ended, in ticks.
     wait: AtomicU64,
+    read_at: AtomicU64,
     /// Whether the next read begins a batch.
     has_ended: AtomicBool,
     /// Whether a call may take the wait.
@@ -89,6 +91,8 @@ thread_local! {
 pub(crate) struct SocketWait {
     lateness: Arc<Lateness>,
     ticks: u64,
+    /// When the bytes were read, in ticks.
+    read_at: u64,
 }
 
 // === impl Connection ===
@@ -103,7 +107,7 @@ impl Connection {
     #[inline]
     pub(crate) fn on_read(&self, since_last_data: impl FnOnce() -> Option<Duration>) {
         let wait = self.monitor.lateness.wait(|| self.is_worker_behind(), since_last_data);
-        self.reads.add(wait);
+        self.reads.add(wait, &self.monitor.clock);
         self.drive();
     }
 
@@ -143,24 +147,33 @@ impl Reads {
     fn new() -> Self {
         Self {
             wait: AtomicU64::new(0),
+            read_at: AtomicU64::new(0),
             has_ended: AtomicBool::new(true),
             is_available: AtomicBool::new(false),
         }
     }
 
-    fn add(&self, wait: u64) {
+    fn add(&self, wait: u64, clock: &Clock) {
         let begins_batch = self.has_ended.load(Ordering::Relaxed);
         let before = if begins_batch { u64::MAX } else { self.wait.load(Ordering::Relaxed) };
         self.wait.store(wait.min(before), Ordering::Relaxed);
+        if wait > 0 {
+            self.read_at.store(clock.now(), Ordering::Relaxed);
+        }
         self.has_ended.store(false, Ordering::Relaxed);
         self.is_available.store(true, Ordering::Relaxed);
     }
 
-    fn take(&self) -> Option<u64> {
+    /// Returns the wait, and when it ended.
+    fn wait(&self) -> (u64, u64) {
+        (self.wait.load(Ordering::Relaxed), self.read_at.load(Ordering::Relaxed))
+    }
+
+    fn take(&self) -> Option<(u64, u64)> {
         let is_available = self.is_available.load(Ordering::Relaxed);
         self.is_available.store(false, Ordering::Relaxed);
         self.has_ended.store(true, Ordering::Relaxed);
-        is_available.then(|| self.wait.load(Ordering::Relaxed))
+        is_available.then(|| self.wait())
     }
 }
 
@@ -194,8 +207,8 @@ impl SocketWait {
     /// monitor. Leaves it to others.
     pub(crate) fn of_current_task(monitor: &MonitorState) -> Option<Self> {
         let lateness = &monitor.lateness;
-        let ticks = Driven::with_reads(lateness, |reads| reads.wait.load(Ordering::Relaxed))?;
-        Some(Self { lateness: Arc::clone(lateness), ticks })
+        let (ticks, read_at) = Driven::with_reads(lateness, Reads::wait)?;
+        Some(Self { lateness: Arc::clone(lateness), ticks, read_at })
     }
 
     /// Records for how long the bytes of a request, which has just started, have waited: as its
@@ -206,19 +219,19 @@ impl SocketWait {
         monitor: &MonitorState,
         route: RouteId,
     ) {
-        let known = known.and_then(|wait| wait.ticks_of(&monitor.lateness));
+        let known = known.and_then(|wait| wait.of(&monitor.lateness));
         let taken = Driven::with_reads(&monitor.lateness, Reads::take).flatten();
-        let Some(ticks) = known.or(taken) else { return };
+        let Some((ticks, read_at)) = known.or(taken) else { return };
         local.counters(route).add_socket_wait(&monitor.bounds, ticks);
         if ticks > 0 {
-            let now = monitor.clock.now();
-            let arrived = now.saturating_sub(ticks);
-            attribution::record_socket_wait(monitor, local.shard(), route, arrived, now);
+            let arrived = read_at.saturating_sub(ticks);
+            attribution::record_socket_wait(monitor, local.shard(), route, arrived, read_at);
         }
     }
 
-    fn ticks_of(&self, lateness: &Arc<Lateness>) -> Option<u64> {
-        Arc::ptr_eq(&self.lateness, lateness).then_some(self.ticks)
+    /// Returns the wait, and when it ended, if it is one of a monitor.
+    fn of(&self, lateness: &Arc<Lateness>) -> Option<(u64, u64)> {
+        Arc::ptr_eq(&self.lateness, lateness).then_some((self.ticks, self.read_at))
     }
 }
 
@@ -228,7 +241,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::os::Clock;
     use crate::state::tests::state;
 
     const MILLI: u64 = 1_000_000;
@@ -247,7 +259,7 @@ mod tests {
 
     fn take(monitor: &MonitorState) -> Option<u64> {
         let ticks = Driven::with_reads(&monitor.lateness, Reads::take).flatten();
-        ticks.map(|ticks| ticks / MILLI)
+        ticks.map(|(ticks, _)| ticks / MILLI)
     }
 
     /// Runs code in a task, on this thread.

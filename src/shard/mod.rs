@@ -145,5 +145,6 @@ impl Shard {
         self.set_worker(None);
         self.set_unknown_worker(false);
         self.set_tid(Tid(0));
+        self.preemption.reset();
     }
 }

@@ -12,6 +12,12 @@ pub(crate) struct Preemption {
 }
 
 impl Preemption {
+    /// Forgets the thread. Of the next one, all of its time in the run queue counts at first.
+    pub(super) fn reset(&self) {
+        self.preemptions.store(0, Ordering::Relaxed);
+        self.run_delay_nanos.store(0, Ordering::Relaxed);
+    }
+
     /// Returns for how long the thread may have been preempted since the last call: zero if it was
     /// not preempted, otherwise all of its time in the run queue since the last time that it was.
     ///

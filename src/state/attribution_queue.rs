@@ -6,11 +6,13 @@ use crossbeam_queue::ArrayQueue;
 use crate::routes::RouteId;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Where tasks are polled one after the other: a worker, or a thread of which no worker is known.
+/// Where tasks are polled one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Lane {
     Worker(usize),
-    /// By the address of its shard.
+    /// The thread of a worker of which it is not known which one it is, by the address of its shard.
+    UnknownWorker(usize),
+    /// A thread that is no worker, by the address of its shard.
     Thread(usize),
 }
 

@@ -28,7 +28,9 @@ pub(super) fn blame(
     let own = timeline.of_lane(delay.lane, delay.ready, delay.polled);
     for_each_part(own, delay.ready, delay.polled, |from, to, segment| match segment {
         Some(segment) => parts.add_poll(&segment.culprit, from, to),
-        None if matches!(delay.lane, Lane::Thread(_)) => add_by_all(timeline, &mut parts, from, to),
+        None if matches!(delay.lane, Lane::UnknownWorker(_)) => {
+            add_by_all(timeline, &mut parts, from, to)
+        }
         None => add_by_driver(timeline, &mut parts, from, to),
     });
     parts.parts

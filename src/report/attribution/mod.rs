@@ -32,6 +32,8 @@ pub(super) struct Attribution {
     pending: Vec<Delay>,
     /// The sum of the delays for which others have to stand, in ticks.
     lost: u64,
+    /// The stalls in progress that are in the timeline, by their starts.
+    in_progress: Vec<(Lane, u64)>,
     /// Until when all delays are attributed, in ticks.
     settled_until: u64,
     /// The requests that each stall has delayed, until it is reported.
@@ -54,11 +56,11 @@ struct VictimDelays {
 
 impl Attribution {
     /// How long a delay waits for the polls that ended while it did to be known.
-    const LAG: Duration = Duration::from_millis(20);
+    pub(super) const SETTLE_AFTER: Duration = Duration::from_millis(20);
     /// For how long an ended poll is remembered.
-    const MEMORY: Duration = Duration::from_secs(10);
+    const MEMORY: Duration = Duration::from_secs(600);
     /// The delays that are attributed at once; of more, some stand for the others.
-    const MAX_BATCH: usize = 256;
+    const MAX_BATCH: usize = 1024;
     /// The delays that are held back.
     const MAX_PENDING: usize = 4096;
     /// More stalls than are reported soon: the reports of some were lost.
@@ -70,6 +72,7 @@ impl Attribution {
             timeline: Timeline::default(),
             pending: Vec::new(),
             lost: 0,
+            in_progress: Vec::new(),
             settled_until: 0,
             delayed: HashMap::new(),
         }
@@ -112,16 +115,21 @@ impl Attribution {
     }
 
     /// Attributes the delays that ended before `undecided`, the start of the oldest poll of which
-    /// it is not decided whether it is a stall, if there is one.
-    pub(super) fn update(&mut self, undecided: Option<u64>) {
-        let monitor = Arc::clone(&self.monitor);
-        let until = monitor.clock.now().saturating_sub(monitor.clock.ticks(Self::LAG));
+    /// it is not decided whether it is a stall, if there is one. All polls that had ended at `now`
+    /// are known.
+    pub(super) fn update(&mut self, now: u64, undecided: Option<u64>) {
+        let until = now.saturating_sub(self.monitor.clock.ticks(Self::SETTLE_AFTER));
         self.settle(until.min(undecided.unwrap_or(u64::MAX)));
     }
 
     /// Attributes all delays.
     pub(super) fn finish(&mut self) {
         self.settle(u64::MAX);
+    }
+
+    /// Returns whether there are delays that are not attributed yet.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Returns whether the delays up to a moment are attributed.
@@ -163,14 +171,27 @@ impl Attribution {
         self.receive();
         self.add_stalls_in_progress();
         let pending = std::mem::take(&mut self.pending).into_iter();
-        let (batch, held_back): (Vec<_>, _) = pending.partition(|delay| delay.polled < until);
+        // A clock that has jumped back must not keep delays for ever.
+        let now = monitor.clock.now();
+        let is_settled = |delay: &Delay| delay.polled < until || delay.polled > now;
+        let (batch, held_back): (Vec<_>, _) = pending.partition(is_settled);
         self.pending = held_back;
         if !batch.is_empty() {
-            let lost = std::mem::take(&mut self.lost);
+            let lost = self.take_lost(&batch);
             self.attribute(&batch, lost);
         }
-        self.settled_until = self.settled_until.max(until);
+        self.settled_until = until;
         self.forget_old(until.saturating_sub(monitor.clock.ticks(Self::MEMORY)));
+    }
+
+    /// Takes the part of the lost delays that some delays have to stand for.
+    fn take_lost(&mut self, batch: &[Delay]) -> u64 {
+        let sum = |delays: &[Delay]| delays.iter().map(ticks).map(u128::from).sum::<u128>();
+        let (settled, held_back) = (sum(batch), sum(&self.pending));
+        let share = u128::from(self.lost) * settled / (settled + held_back).max(1);
+        let share = u64::try_from(share).unwrap_or(u64::MAX);
+        self.lost -= share;
+        share
     }
 
     fn forget_old(&mut self, before: u64) {
@@ -189,17 +210,26 @@ impl Attribution {
 
     fn add_stalls_in_progress(&mut self) {
         let monitor = Arc::clone(&self.monitor);
+        // Those that have handed off their worker since are in progress no more.
+        for (lane, start) in std::mem::take(&mut self.in_progress) {
+            self.timeline.remove(lane, start);
+        }
         for stall in monitor.stalls_in_progress() {
             let stall = stall.to_report(&monitor).stall;
             let split = StallBuilder::in_progress(&monitor, &stall, &[], Duration::ZERO).split();
             self.add_stall(&stall, stall.poll.start + stall.ticks, &split);
+            self.in_progress.push((lane(&stall), stall.poll.start));
         }
     }
 
     fn culprit(&self, stall: &StallMessage, end: u64, split: &TimeSplit) -> Culprit {
         let StallMessage { id, poll, .. } = *stall;
         let start = poll.start;
-        let host = self.monitor.clock.ticks(split.host()).min(end.saturating_sub(start));
+        // The split is of the stall's own time, without that of stalls nested in it.
+        let length = end.saturating_sub(start);
+        let host = u128::from(self.monitor.clock.ticks(split.host())) * u128::from(length);
+        let host = host / u128::from(stall.ticks.max(1));
+        let host = u64::try_from(host).unwrap_or(u64::MAX).min(length);
         let starved_until = match (stall.io_starved, stall.rescued_at) {
             (false, _) => start,
             (true, Some(rescued_at)) => rescued_at.clamp(start, end.max(start)),
@@ -215,11 +245,13 @@ impl Attribution {
         let total: u64 = delays.iter().map(ticks).sum();
         let of_sampled: u64 = sampled().map(ticks).sum();
         let weight = (total + lost) as f64 / of_sampled.max(1) as f64;
+        let requests = delays.len() as f64 / sampled().count().max(1) as f64
+            * ((total + lost) as f64 / total.max(1) as f64);
         let monitor = Arc::clone(&self.monitor);
         for delay in sampled() {
             let parts = blame(delay, &self.timeline, &monitor);
             let mut history = monitor.history.lock();
-            self.add(delay, &parts, weight, &mut history.delays);
+            self.add(delay, &parts, Weight { time: weight, requests }, &mut history.delays);
         }
     }
 
@@ -227,12 +259,12 @@ impl Attribution {
         &mut self,
         delay: &Delay,
         parts: &[(Blame, u64)],
-        weight: f64,
+        weight: Weight,
         totals: &mut DelayTotals,
     ) {
         let mut by_stall: BTreeMap<PollKey, u64> = BTreeMap::new();
         for &(blame, ticks) in parts {
-            let weighted = (ticks as f64 * weight) as u64;
+            let weighted = (ticks as f64 * weight.time) as u64;
             match blame {
                 Blame::Poll { id, route } => {
                     totals.add_by_poll(delay.route, route, weighted);
@@ -249,14 +281,21 @@ impl Attribution {
         {
             let victims = self.delayed.entry(PollId { shard, start }).or_default();
             let of_route = victims.0.entry(delay.route).or_default();
-            of_route.requests += weight;
-            of_route.total += (ticks as f64 * weight) as u64;
+            of_route.requests += weight.requests;
+            of_route.total += (ticks as f64 * weight.time) as u64;
             of_route.longest = of_route.longest.max(ticks);
         }
     }
 }
 
 type PollKey = (usize, u64);
+
+/// What one delay stands for.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    time: f64,
+    requests: f64,
+}
 
 fn ticks(delay: &Delay) -> u64 {
     delay.polled.saturating_sub(delay.ready)
@@ -265,6 +304,7 @@ fn ticks(delay: &Delay) -> u64 {
 fn lane(stall: &StallMessage) -> Lane {
     match stall.worker {
         Some(worker) if stall.on_worker => Lane::Worker(worker),
+        None if stall.on_worker => Lane::UnknownWorker(stall.id.shard),
         _ => Lane::Thread(stall.id.shard),
     }
 }

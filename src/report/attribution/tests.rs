@@ -68,7 +68,8 @@ impl Driven {
 
     /// Returns what a route has caused, and what it has suffered by each.
     fn totals(&mut self, route: RouteId) -> (u64, [u64; 4]) {
-        self.attribution.update(None);
+        let now = self.monitor.clock.now();
+        self.attribution.update(now, None);
         let delays = self.monitor.history.lock().delays.of(route);
         (delays.caused / MILLI, delays.suffered.map(|ticks| ticks / MILLI))
     }
@@ -102,7 +103,7 @@ fn the_time_that_the_host_adds_to_a_poll_is_put_down_to_the_host() {
 fn polls_on_all_workers_share_the_blame_if_the_worker_is_not_known() {
     let mut driven = Driven::new();
     let [one, other, victim] = ["/one", "/other", "/victim"].map(|name| driven.route(name));
-    let unknown = Lane::Thread(7);
+    let unknown = Lane::UnknownWorker(7);
     driven.poll(Lane::Worker(0), one, 100, 200, 0);
     driven.delay(unknown, victim, 110, 120, 120);
     assert_eq!(driven.totals(victim), (0, [0, 0, 0, 10]), "the other worker was free");
@@ -129,7 +130,8 @@ fn a_delay_waits_until_all_polls_before_its_end_are_decided() {
     let mut driven = Driven::new();
     let [slow, victim] = ["/slow", "/victim"].map(|name| driven.route(name));
     driven.delay(Lane::Worker(0), victim, 100, 200, 200);
-    driven.attribution.update(Some(150 * MILLI));
+    let now = driven.monitor.clock.now();
+    driven.attribution.update(now, Some(150 * MILLI));
     assert!(!driven.attribution.is_settled(200 * MILLI));
     driven.stall(0, slow, 90, 190, None);
     assert_eq!(driven.totals(victim), (0, [90, 0, 0, 10]));
@@ -160,7 +162,7 @@ proptest! {
         polls in prop::collection::vec((0..3_usize, 0..200_u64, 0..60_u64, 0..60_u64), 0..12),
         delays in prop::collection::vec((0..3_usize, 0..200_u64, 1..100_u64, 0..250_u64), 1..12),
     ) {
-        let lane = |lane| if lane < 2 { Lane::Worker(lane) } else { Lane::Thread(9) };
+        let lane = |lane| if lane < 2 { Lane::Worker(lane) } else { Lane::UnknownWorker(9) };
         let mut driven = Driven::new();
         let [slow, victim] = ["/slow", "/victim"].map(|name| driven.route(name));
         for &(on, start, length, host) in &polls {
@@ -170,7 +172,7 @@ proptest! {
         for &(on, ready, length, busy_since) in &delays {
             driven.delay(lane(on), victim, ready, ready + length, busy_since);
         }
-        driven.attribution.update(None);
+        driven.attribution.finish();
         let history = driven.monitor.history.lock();
         let suffered = history.delays.of(victim).suffered;
         let total: u64 = delays.iter().map(|&(_, _, length, _)| length * MILLI).sum();

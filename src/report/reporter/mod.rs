@@ -32,8 +32,9 @@ const UNMEASURED_TIMEOUT: Duration = Duration::from_secs(5);
 /// the workers to poll what was waiting. With what the attribution lags behind, a report is held
 /// back for 100 ms.
 const DELAY_WINDOW: Duration = Duration::from_millis(80);
-/// How long a counted stall waits for the delays that it has caused.
-const DELAY_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long a counted stall waits for the delays that it has caused: longer than another stall,
+/// which may have a share in them, waits until it is counted.
+const DELAY_TIMEOUT: Duration = Duration::from_millis(700);
 /// How often the reporter checks for these.
 const DELAY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a counted stall waits for its stacks before it is reported without.
@@ -129,6 +130,8 @@ impl Reporter {
             std::thread::park_timeout(POLL_INTERVAL);
         } else if self.counted.iter().any(|counted| counted.arrived.elapsed() < DELAY_TIMEOUT) {
             std::thread::park_timeout(DELAY_INTERVAL);
+        } else if self.attribution.has_pending() {
+            std::thread::park_timeout(Attribution::SETTLE_AFTER);
         } else if !(self.counted.is_empty() && self.outputs.log.is_empty()) {
             std::thread::park_timeout(CHECK_INTERVAL);
         } else {
@@ -141,8 +144,10 @@ impl Reporter {
             self.closed_at.get_or_insert(now);
         }
         self.cpu_quota.update();
+        // Before the ended stalls are taken from their queue.
+        let ticks = self.monitor.clock.now();
         self.receive(now);
-        self.attribute_delays();
+        self.attribute_delays(ticks);
         self.send_notices();
         self.report_complete(now);
         self.release_spans(now);
@@ -184,12 +189,12 @@ impl Reporter {
     }
 
     /// Attributes the delays of which it is known what kept the requests waiting.
-    fn attribute_delays(&mut self) {
-        if self.closed_at.is_some() {
+    fn attribute_delays(&mut self, now: u64) {
+        if self.closed_at.is_some() && self.ended.is_empty() {
             self.attribution.finish();
         } else {
             let undecided = self.ended.iter().map(|(_, ended)| ended.stall.poll.start).min();
-            self.attribution.update(undecided);
+            self.attribution.update(now, undecided);
         }
     }
 
