@@ -162,7 +162,8 @@ fn check(runtime: Runtime, culprit: Culprit) {
     let measured: Duration = app.victims.delays().iter().sum();
     let found = stall.delay_caused();
     // What the host has added, and what a victim measures after its poll began, is not the stall's.
-    assert!(found <= measured, "{found:?} of {measured:?}: {stall:#}");
+    // The two have clocks of their own.
+    assert!(found <= measured * 101 / 100, "{found:?} of {measured:?}: {stall:#}");
     assert!(found + host * VICTIMS as u32 >= measured * 9 / 10, "{found:?} of {measured:?}");
     assert_eq!(app.delay_caused(method, route), found);
     assert_eq!(app.delay_caused("GET", "/neutral"), Duration::ZERO);
