@@ -29,7 +29,7 @@ pub(super) fn blame(
     for_each_part(own, delay.ready, delay.polled, |from, to, segment| match segment {
         Some(segment) => parts.add_poll(&segment.culprit, from, to),
         None if matches!(delay.lane, Lane::UnknownWorker(_)) => {
-            add_by_all(timeline, &mut parts, from, to)
+            add_by_all(timeline, &mut parts, from, to);
         }
         None => add_by_driver(timeline, &mut parts, from, to),
     });
