@@ -20,6 +20,10 @@ struct Function {
 }
 
 impl Exports {
+    /// The most bytes of a function that does not state its size: what follows it may be a function
+    /// that is not exported.
+    const MAX_UNSIZED: u64 = 64;
+
     /// Reads the functions of the library that is mapped at an address. Only the tables of symbols
     /// are read, because the file may be large.
     pub(super) fn open(address: u64) -> Self {
@@ -37,8 +41,8 @@ impl Exports {
         let after = self.0.partition_point(|function| function.start < address);
         let start = self.0.get(after.checked_sub(1)?)?.start;
         let aliases = self.0[..after].iter().rev().take_while(|function| function.start == start);
-        let matching =
-            aliases.filter(|function| function.size == 0 || address - start <= function.size);
+        let size = |size| if size == 0 { Self::MAX_UNSIZED } else { size };
+        let matching = aliases.filter(|function| address - start <= size(function.size));
         // The shortest of several names: `nanosleep`, not `__nanosleep`.
         matching.map(|function| function.name.as_str()).min_by_key(|name| name.len())
     }
@@ -69,10 +73,12 @@ mod tests {
             function(10, 5, "__sleep"),
             function(10, 5, "sleep"),
             function(40, 0, "from_assembler"),
-            function(60, 4, "last"),
+            function(200, 4, "last"),
         ]);
-        let named = [10, 11, 15, 16, 41, 60, 61, 65].map(|address| functions.at(address));
+        let addresses = [10, 11, 15, 16, 41, 104, 105, 200, 201, 205];
+        let named = addresses.map(|address| functions.at(address));
         let (sleep, assembler, last) = (Some("sleep"), Some("from_assembler"), Some("last"));
-        assert_eq!(named, [None, sleep, sleep, None, assembler, assembler, last, None]);
+        let expected = [None, sleep, sleep, None, assembler, assembler, None, None, last, None];
+        assert_eq!(named, expected);
     }
 }

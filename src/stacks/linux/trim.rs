@@ -88,8 +88,16 @@ fn frame(symbol: &Symbol, origin: Origin) -> Frame {
 /// Returns whether a call is one by which a function of musl makes its system call, which is of no
 /// interest.
 fn is_musl_wrapper(symbol: &Symbol, origin: Origin) -> bool {
-    const WRAPPERS: [&str; 5] =
-        ["__cp_end", "__syscall_cp", "__syscall_cp_asm", "__syscall_cp_c", "sccp"];
+    // The last two are the library, which does not export them.
+    const WRAPPERS: [&str; 7] = [
+        "__cp_end",
+        "__syscall_cp",
+        "__syscall_cp_asm",
+        "__syscall_cp_c",
+        "sccp",
+        "libc.so",
+        "ld-musl-x86_64.so.1",
+    ];
     origin == Origin::Native && WRAPPERS.contains(&symbol.function.as_str())
 }
 
@@ -175,6 +183,7 @@ mod tests {
         let stack = [
             native("__syscall_cp_c"),
             native("__syscall_cp"),
+            native("libc.so"),
             native("pread"),
             application("handler", 3),
             own(),
