@@ -30,7 +30,7 @@ pub(crate) fn caused_by_route() -> Panel {
         "Route",
         &json!([{ "id": "links", "value": [link("Open this route", ROW_TO_ROUTE)] }]),
     )
-    .no_value("Nobody waited for a stall")
+    .no_value("No request waited for a stall")
 }
 
 /// The routes that are delayed by stalls.
@@ -45,7 +45,7 @@ pub(crate) fn victims() -> Panel {
     .query("{{method}} {{route}}", &format!("topk(10, {suffered})"))
     .unit("none")
     .soft_max(0.1)
-    .no_value("Nobody waited")
+    .no_value("No request waited for a stall")
     .link("Open this route", TO_ROUTE)
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn of_route() -> Panel {
     Panel::lines(
         "Delay caused and suffered",
         "caused: seconds per second that other requests waited for polls of this route. The others: \
-        what its own requests waited for. stall: a long poll of somebody; load: many short polls; \
+        what its own requests waited for. stall: a long poll, of any route; load: many short polls; \
         host: the process was kept off the CPU; unknown: the runtime does not show it. Only delays \
         of 1 ms and more.",
     )

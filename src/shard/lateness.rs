@@ -20,7 +20,7 @@ pub(crate) struct Lateness {
     /// [`MIN_DELAY`](Self::MIN_DELAY).
     min_delay: u64,
     clock: Clock,
-    /// The resolution of the times that the kernel tells of sockets.
+    /// How exactly the kernel knows when the data of a socket arrived.
     resolution: Duration,
 }
 

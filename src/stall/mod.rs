@@ -67,9 +67,8 @@ pub(crate) use self::time_split::TimeSplit;
 /// host delays. The watchdog's first sample of a poll is at an age of about 5 ms, later if the
 /// watchdog itself is delayed. Of the time before, what the watchdog waited in the run queue counts
 /// as run queue, and the rest is divided in proportion to the time after, within what the accounts
-/// of the thread allow. Without a sample, which
-/// is the rule on platforms other than Linux, all time but that of known host delays counts as
-/// off-CPU.
+/// of the thread allow. Without a sample, which is the rule where the system does not tell the CPU
+/// time of threads, all time but that of known host delays counts as off-CPU.
 ///
 /// ```
 /// # fn example(stall: &tower_stall::Stall) {
@@ -238,7 +237,8 @@ impl Stall {
         self.in_progress
     }
 
-    /// Returns why the poll took so long. [`Cause::Unknown`] on platforms other than Linux.
+    /// Returns why the poll took so long. [`Cause::Unknown`] where the
+    /// system does not tell; see [the platforms](crate#platforms).
     ///
     /// If the code's own time exceeds the threshold, the code is the cause, whatever the host has
     /// added: [`Cpu`](Cause::Cpu) or [`Blocked`](Cause::Blocked), by the larger share. The host is

@@ -28,7 +28,7 @@ use crate::state::{Delay, DelayTotals, Lane, LongPoll, MonitorState, StallMessag
 pub(super) struct Attribution {
     monitor: Arc<MonitorState>,
     timeline: Timeline,
-    /// Delays during which a poll was in progress of which it is not decided whether it is a stall.
+    /// The delays that are not attributed yet.
     pending: Vec<Delay>,
     /// The sum of the delays for which others have to stand, in ticks.
     lost: u64,

@@ -54,7 +54,7 @@ impl Timeline {
         segments.drain(..excess);
     }
 
-    /// Forgets a poll, which has kept nobody waiting.
+    /// Forgets a poll, which has delayed no request.
     pub(super) fn remove(&mut self, lane: Lane, start: u64) {
         if let Some(segments) = self.lanes.get_mut(&lane) {
             segments.retain(|segment| segment.culprit.start != start);

@@ -75,20 +75,20 @@ mod tests {
         Described { has_debug_info: false, build_id: Vec::new(), link: None };
 
     fn candidates(program: &Described) -> Vec<String> {
-        let paths = program.candidates(Path::new("/root"), Path::new("/opt/app"));
+        let paths = program.candidates(Path::new("/debug"), Path::new("/opt/app"));
         paths.iter().map(|path| path.display().to_string()).collect()
     }
 
     #[test]
     fn debug_information_is_looked_for_where_debuggers_do() {
         let by_id = Described { build_id: vec![0xab, 0xcd, 0x0f], ..PROGRAM };
-        assert_eq!(candidates(&by_id), ["/root/.build-id/ab/cd0f.debug"]);
+        assert_eq!(candidates(&by_id), ["/debug/.build-id/ab/cd0f.debug"]);
         let by_link = Described { link: Some("app.debug".into()), ..by_id };
         let expected = [
-            "/root/.build-id/ab/cd0f.debug",
+            "/debug/.build-id/ab/cd0f.debug",
             "/opt/app/app.debug",
             "/opt/app/.debug/app.debug",
-            "/root/opt/app/app.debug",
+            "/debug/opt/app/app.debug",
         ];
         assert_eq!(candidates(&by_link), expected);
     }
